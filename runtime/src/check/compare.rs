@@ -1,0 +1,107 @@
+//! Holding stored outputs to the reference.
+
+use super::guarded::Stored;
+use super::{Finding, reference};
+use crate::dtype::DType;
+use crate::op::{Case, Tolerance};
+use crate::reference::{RefTensor, decode, encode};
+
+/// Distance from a tie, in codes, from which on quantisers must agree exactly.
+const TIE: f64 = 1e-3;
+
+pub(super) fn compare(case: &Case, inputs: &[Vec<f64>], expected: &[RefTensor], got: &[Stored]) -> Finding {
+    let row = case.op.row();
+    let tolerance = if case.exact { Tolerance::Exact } else { case.op.tolerance() };
+    let (mut error, mut bound, mut fault) = (0f64, 0f64, None);
+    for (i, info) in row.signature.operands.iter().enumerate() {
+        let (stored, spec) = (&got[i], &case.operands[i].spec);
+        if !stored.intact {
+            fault.get_or_insert(format!("`{}`: the guard around it was overwritten", info.name));
+        }
+        if !info.access.writes() {
+            if stored.words != encode(spec, &inputs[i]) {
+                fault.get_or_insert(format!("`{}` is an input and was changed", info.name));
+            }
+            continue;
+        }
+        let outcome = match tolerance {
+            Tolerance::Exact => exact(&expected[i], &stored.words),
+            Tolerance::OneCode { .. } if matches!(spec.dtype, DType::I8 | DType::T2) => {
+                codes(&expected[i], stored, &preimage(case, inputs, expected, i))
+            }
+            Tolerance::OneCode { float: max } | Tolerance::Float { max, .. } => float(&expected[i], stored, max),
+        };
+        error = error.max(outcome.error);
+        bound = bound.max(outcome.bound);
+        if let Some(message) = outcome.fault {
+            fault.get_or_insert(format!("`{}`: {message}", info.name));
+        }
+    }
+    Finding { row: row.name, case: case.label.clone(), variant: String::new(), error, bound, fault }
+}
+
+struct Outcome {
+    error: f64,
+    bound: f64,
+    fault: Option<String>,
+}
+
+fn exact(expected: &RefTensor, words: &[u32]) -> Outcome {
+    let wanted = encode(&expected.spec, &expected.data);
+    let differs = wanted.iter().zip(words).position(|(a, b)| a != b);
+    let fault = differs.map(|at| format!("word {at} is {:#010x}, must be {:#010x}", words[at], wanted[at]));
+    let (a, b) = (decode(&expected.spec, words), &expected.data);
+    let error = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    Outcome { error, bound: 0.0, fault }
+}
+
+/// Values before rounding, in codes, where the case says which operand scales them.
+fn preimage(case: &Case, inputs: &[Vec<f64>], expected: &[RefTensor], i: usize) -> Option<Vec<f64>> {
+    let scale = &expected[case.operands[i].scaled_by?];
+    let smooth = reference(case, inputs, true);
+    let (cols, scales) = (smooth[i].spec.cols(), scale.data.len());
+    let at = |j: usize| if scales == 1 { scale.data[0] } else { scale.data[j / cols % scales] };
+    Some(smooth[i].data.iter().enumerate().map(|(j, v)| v / at(j)).collect())
+}
+
+fn codes(expected: &RefTensor, stored: &Stored, preimage: &Option<Vec<f64>>) -> Outcome {
+    let got = decode(&expected.spec, &stored.words);
+    let mut fault = padding(expected, stored, &got);
+    let mut error = 0f64;
+    for (j, (got, wanted)) in got.iter().zip(&expected.data).enumerate() {
+        let difference = (got - wanted).abs();
+        error = error.max(difference);
+        let near_tie = preimage.as_ref().is_none_or(|p| ((p[j] - p[j].floor()) - 0.5).abs() < TIE);
+        if difference > 1.0 || (difference > 0.0 && !near_tie) {
+            fault.get_or_insert(format!("code {j} is {got}, must be {wanted}"));
+        }
+    }
+    Outcome { error, bound: 1.0, fault }
+}
+
+/// Padding must be what encoding writes.
+fn padding(expected: &RefTensor, stored: &Stored, got: &[f64]) -> Option<String> {
+    (encode(&expected.spec, got) != stored.words).then(|| "row padding is not what the layout asks for".into())
+}
+
+fn float(expected: &RefTensor, stored: &Stored, max: f64) -> Outcome {
+    let got = decode(&expected.spec, &stored.words);
+    let mut fault = match expected.spec.dtype {
+        DType::F32 | DType::U32 => None,
+        _ => padding(expected, stored, &got),
+    };
+    let finite = expected.data.iter().filter(|v| v.is_finite());
+    let largest = finite.map(|v| v.abs()).fold(1e-30, f64::max);
+    let mut error = 0f64;
+    for (j, (got, wanted)) in got.iter().zip(&expected.data).enumerate() {
+        let same = got == wanted || (got.is_nan() && wanted.is_nan());
+        let relative = if same { 0.0 } else { (got - wanted).abs() / largest };
+        if relative > error || relative.is_nan() {
+            error = relative;
+        }
+        if relative > max || relative.is_nan() {
+            fault.get_or_insert(format!("element {j} is {got}, must be {wanted} (largest {largest}, bound {max:e})"));
+        }
+    }
+    Outcome { error, bound: max, fault }
+}

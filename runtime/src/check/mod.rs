@@ -1,0 +1,137 @@
+//! Self-test of devices: any row, any case, against its f64 reference.
+//!
+//! What the tests run and what `tritter check` runs on a user's machine is the same:
+//! operands lie between sentinels, outputs start as NaN, every run is done twice and
+//! must give the same bits, and errors are held to the row's tolerance.
+
+mod compare;
+mod gradient;
+mod guarded;
+
+pub use gradient::{GradientFinding, check_gradient};
+
+use crate::device::{Device, Support};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::graph::Graph;
+use crate::op::{Case, Row, Size};
+use crate::random::Random;
+use crate::reference::{RefTensor, decode, encode};
+use guarded::Guarded;
+
+/// What a check of one case found.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// Row.
+    pub row: &'static str,
+    /// Label of the case.
+    pub case: String,
+    /// Kernel variant that ran.
+    pub variant: String,
+    /// Largest error over all outputs, relative to the largest reference value of the output
+    /// (codes: in codes).
+    pub error: f64,
+    /// The bound that it is held to.
+    pub bound: f64,
+    /// What is wrong; `None` if nothing is.
+    pub fault: Option<String>,
+}
+
+impl Finding {
+    /// Did it pass?
+    pub fn passed(&self) -> bool {
+        self.fault.is_none()
+    }
+}
+
+/// Checks one case on a device with values from a seed.
+pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
+    let specs = case.specs();
+    let variant = match device.backend().supports(&case.op, &specs) {
+        Support::Variant(name) => name.to_string(),
+        Support::Missing(reason) => {
+            let operands = specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            let op = case.op.row().name;
+            return Err(crate::Error::Unsupported { device: device.label(), op, operands, reason });
+        }
+    };
+    let inputs = values(case, seed);
+    let expected = reference(case, &inputs, false);
+    let operands: Vec<Guarded> = specs.iter().enumerate().map(|(i, s)| Guarded::new(i, s)).collect();
+    let mut graph = Graph::new(format!("check {}", case.op.row().name));
+    let mut bound = Vec::new();
+    for operand in &operands {
+        device.allocate(&operand.tensor)?;
+        bound.push(operand.bind(&mut graph)?);
+    }
+    graph.record(case.op, &bound)?;
+    let program = device.prepare(&graph)?;
+    let mut outputs = Vec::new();
+    for _ in 0..2 {
+        for ((operand, input), info) in operands.iter().zip(&inputs).zip(&case.op.row().signature.operands) {
+            operand.write(device, info.access.reads().then_some(input.as_slice()))?;
+        }
+        program.submit()?;
+        outputs.push(operands.iter().map(|o| o.read(device)).collect::<Result<Vec<_>>>()?);
+    }
+    let mut finding = compare::compare(case, &inputs, &expected, &outputs[0]);
+    finding.variant = variant;
+    if finding.fault.is_none() && outputs[0] != outputs[1] {
+        finding.fault = Some("two runs on the same operands differ".into());
+    }
+    Ok(finding)
+}
+
+/// Checks all rows in the small and ragged sizes; calls `report` for each case. An op that the
+/// device does not support counts as a finding with a fault.
+pub fn check_device(device: &Device, seed: u64, mut report: impl FnMut(&Finding)) -> Result<(usize, usize)> {
+    let (mut passed, mut failed) = (0, 0);
+    for row in Row::all() {
+        for size in [Size::Small, Size::Ragged] {
+            for case in (row.cases)(size) {
+                let finding = match check_case(device, &case, seed) {
+                    Ok(finding) => finding,
+                    Err(error @ crate::Error::Lost { .. }) => return Err(error),
+                    Err(error) => failure(&case, error.to_string()),
+                };
+                if finding.passed() { passed += 1 } else { failed += 1 }
+                report(&finding);
+            }
+        }
+    }
+    Ok((passed, failed))
+}
+
+fn failure(case: &Case, fault: String) -> Finding {
+    Finding {
+        row: case.op.row().name,
+        case: case.label.clone(),
+        variant: String::new(),
+        error: f64::NAN,
+        bound: 0.0,
+        fault: Some(fault),
+    }
+}
+
+/// Values of all operands as a device stores them (rounded to the dtype).
+fn values(case: &Case, seed: u64) -> Vec<Vec<f64>> {
+    let mut random = Random::new(seed);
+    let stored = |i: usize, values: Vec<f64>| {
+        let spec = &case.operands[i].spec;
+        if spec.dtype == DType::F16 { decode(spec, &encode(spec, &values)) } else { values }
+    };
+    (0..case.operands.len()).map(|i| stored(i, case.values(i, &mut random))).collect()
+}
+
+/// All operands after the reference has run on `inputs`; outputs start as NaN.
+fn reference(case: &Case, inputs: &[Vec<f64>], surrogate: bool) -> Vec<RefTensor> {
+    let signature = &case.op.row().signature;
+    let tensor = |((operand, input), info): ((&crate::op::CaseOperand, &Vec<f64>), &crate::op::Operand)| {
+        let spec = operand.spec.clone();
+        if info.access.reads() { RefTensor::new(spec, input.clone()) } else { RefTensor::filled(spec, f64::NAN) }
+    };
+    let mut tensors: Vec<RefTensor> =
+        case.operands.iter().zip(inputs).zip(&signature.operands).map(tensor).collect();
+    if surrogate { case.op.surrogate(&mut tensors) } else { case.op.reference(&mut tensors) }
+    tensors
+}

@@ -1,0 +1,148 @@
+//! The CPU backend: programs run in this process, in order, when they are submitted.
+
+mod memory;
+pub mod parallel;
+mod program;
+
+use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
+use crate::dtype::Spec;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::op::Op;
+use crate::plan::Plan;
+use crate::tensor::Role;
+use memory::Memory;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Opens the CPU.
+pub fn open() -> Device {
+    Device::new(Arc::new(Cpu::new()))
+}
+
+struct Cpu {
+    caps: Caps,
+    used: Arc<AtomicU64>,
+}
+
+impl Cpu {
+    fn new() -> Self {
+        let (name, memory, threads) = system();
+        let caps = Caps {
+            backend: "cpu",
+            id: "cpu".into(),
+            name,
+            driver: instruction_sets(),
+            f16: true,
+            max_binding: u64::MAX,
+            memory,
+            threads,
+            timestamps: true,
+            ..Caps::default()
+        };
+        Cpu { caps, used: Arc::default() }
+    }
+
+    fn memory_of(&self, buffer: &Buffer) -> Result<Arc<Memory>> {
+        let foreign = || self.error("the buffer belongs to another device".into());
+        buffer.downcast::<Memory>().ok_or_else(foreign)
+    }
+
+    fn error(&self, message: String) -> Error {
+        Error::Device { device: self.caps.id.clone(), message }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn system() -> (String, Option<u64>, usize) {
+    use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+    let wanted = RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing())
+        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(wanted);
+    let name = system.cpus().first().map(|c| c.brand().trim().to_string()).unwrap_or_default();
+    let name = if name.is_empty() { std::env::consts::ARCH.to_string() } else { name };
+    (name, Some(system.available_memory()).filter(|&m| m > 0), rayon::current_num_threads())
+}
+
+#[cfg(target_arch = "wasm32")]
+fn system() -> (String, Option<u64>, usize) {
+    ("wasm32".into(), None, 1)
+}
+
+/// Instruction sets that the kernels look for.
+fn instruction_sets() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut found = Vec::new();
+        macro_rules! look {
+            ($($feature:tt)*) => { $(if is_x86_feature_detected!($feature) { found.push($feature); })* };
+        }
+        look!("avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512vnni");
+        found.join(" ")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        std::env::consts::ARCH.to_string()
+    }
+}
+
+struct Ready(Vec<u8>);
+
+impl Pending for Ready {
+    fn wait(self: Box<Self>) -> Result<Vec<u8>> {
+        Ok(self.0)
+    }
+}
+
+impl Backend for Cpu {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn memory(&self) -> MemoryUse {
+        MemoryUse { buffers: self.used.load(std::sync::atomic::Ordering::Relaxed), reserved: None }
+    }
+
+    fn supports(&self, op: &Op, operands: &[Spec]) -> Support {
+        match op.check_operands(operands) {
+            Ok(()) => Support::Variant("cpu"),
+            Err(e) => Support::Missing(e.to_string()),
+        }
+    }
+
+    fn alloc(&self, bytes: u64, _role: Role, name: &str) -> Result<Buffer> {
+        let memory = Memory::new(bytes, self.used.clone());
+        let memory = memory.ok_or_else(|| self.error(format!("out of memory: {bytes} bytes for `{name}`")))?;
+        Ok(Buffer::new(Arc::new(memory), bytes))
+    }
+
+    fn write(&self, to: &Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        let memory = self.memory_of(to)?;
+        let mut lines = memory.write();
+        let stored: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
+        let first = offset as usize;
+        match stored.get_mut(first..first + bytes.len()) {
+            Some(place) => place.copy_from_slice(bytes),
+            None => return Err(self.error(format!("{} bytes at {offset} lie outside a buffer", bytes.len()))),
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, from: &Buffer, offset: u64, bytes: u64) -> Result<Box<dyn Pending>> {
+        let memory = self.memory_of(from)?;
+        let lines = memory.read();
+        let stored: &[u8] = bytemuck::cast_slice(&lines);
+        let part = stored.get(offset as usize..(offset + bytes) as usize);
+        let part = part.ok_or_else(|| self.error(format!("{bytes} bytes at {offset} lie outside a buffer")))?;
+        Ok(Box::new(Ready(part.to_vec())))
+    }
+
+    fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {
+        Ok(Box::new(program::CpuProgram::new(self, graph, plan, arena)?))
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+}

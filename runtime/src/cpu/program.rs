@@ -1,0 +1,135 @@
+//! A compiled program on the CPU: a list of kernel calls with resolved places.
+
+use super::Cpu;
+use super::memory::{Line, Memory};
+use crate::device::{Arena, Program, Ticket, Timings};
+use crate::dtype::Spec;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Origin, Value};
+use crate::op::{Args, Op};
+use crate::plan::Plan;
+use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// One operand of a call: which of the call's buffers, which words.
+struct Place {
+    writes: bool,
+    buffer: usize,
+    words: Range<usize>,
+}
+
+/// One kernel call. No buffer is both read and written: the planner and the recorder see to it.
+struct Call {
+    op: Op,
+    specs: Vec<Spec>,
+    places: Vec<Place>,
+    read: Vec<Arc<Memory>>,
+    written: Vec<Arc<Memory>>,
+}
+
+pub(super) struct CpuProgram {
+    calls: Vec<Call>,
+}
+
+impl CpuProgram {
+    pub(super) fn new(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Self> {
+        let calls = graph.nodes().iter().map(|node| {
+            let specs: Vec<Spec> = node.operands.iter().map(|&v| graph.spec(v).clone()).collect();
+            let mut call =
+                Call { op: node.op, specs, places: Vec::new(), read: Vec::new(), written: Vec::new() };
+            for (operand, &value) in node.op.row().signature.operands.iter().zip(&node.operands) {
+                let (memory, first) = locate(cpu, graph, plan, arena, value)?;
+                let writes = operand.access.writes();
+                let list = if writes { &mut call.written } else { &mut call.read };
+                let known = list.iter().position(|m| Arc::ptr_eq(m, &memory));
+                let buffer = known.unwrap_or_else(|| {
+                    list.push(memory);
+                    list.len() - 1
+                });
+                let words = first..first + (graph.spec(value).bytes() / 4) as usize;
+                call.places.push(Place { writes, buffer, words });
+            }
+            Ok(call)
+        });
+        Ok(CpuProgram { calls: calls.collect::<Result<_>>()? })
+    }
+}
+
+/// Memory of a value and its first word there.
+fn locate(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena, value: Value) -> Result<(Arc<Memory>, usize)> {
+    let (root, _) = graph.root(value);
+    let (buffer, offset) = match graph.origin(root) {
+        Origin::Bound(tensor) => {
+            let missing =
+                || Error::NotAllocated { tensor: tensor.name().into(), device: cpu.caps.id.clone() };
+            (tensor.buffer().ok_or_else(missing)?, 0)
+        }
+        _ => {
+            let place = plan.place(root);
+            let slab = place.and_then(|p| arena.slabs.get(p.slab).map(|s| (s, p)));
+            match slab {
+                Some((slab, place)) if place.offset + place.bytes <= slab.bytes() => (slab, place.offset),
+                _ => return Err(cpu.error(format!("graph `{}` does not fit the arena it was given", graph.name()))),
+            }
+        }
+    };
+    Ok((cpu.memory_of(buffer)?, ((offset + graph.offset(value)) / 4) as usize))
+}
+
+impl Call {
+    fn run(&self) {
+        let read: Vec<RwLockReadGuard<'_, Vec<Line>>> = self.read.iter().map(|m| m.read()).collect();
+        let mut written: Vec<RwLockWriteGuard<'_, Vec<Line>>> = self.written.iter().map(|m| m.write()).collect();
+        let reads: Vec<&[u32]> = self
+            .places
+            .iter()
+            .map(|p| if p.writes { &[] } else { &bytemuck::cast_slice(&read[p.buffer])[p.words.clone()] })
+            .collect();
+        let mut writes: Vec<&mut [u32]> = self.places.iter().map(|_| Default::default()).collect();
+        for (buffer, guard) in written.iter_mut().enumerate() {
+            let mut parts: Vec<usize> =
+                (0..self.places.len()).filter(|&i| self.places[i].writes && self.places[i].buffer == buffer).collect();
+            parts.sort_by_key(|&i| self.places[i].words.start);
+            let mut rest: &mut [u32] = bytemuck::cast_slice_mut(guard);
+            let mut at = 0;
+            for i in parts {
+                let words = &self.places[i].words;
+                let (part, tail) = rest.split_at_mut(words.start - at).1.split_at_mut(words.len());
+                (writes[i], rest, at) = (part, tail, words.end);
+            }
+        }
+        self.op.cpu(Args::new(&self.specs, reads, writes));
+    }
+}
+
+impl Program for CpuProgram {
+    fn submit(&self) -> Result<Ticket> {
+        self.calls.iter().for_each(Call::run);
+        Ok(Ticket(0))
+    }
+
+    fn time(&self, repeats: u32) -> Result<Timings> {
+        let mut nodes = vec![Vec::new(); self.calls.len()];
+        let mut total = Vec::new();
+        for _ in 0..repeats {
+            let start = Instant::now();
+            for (call, times) in self.calls.iter().zip(&mut nodes) {
+                let start = Instant::now();
+                call.run();
+                times.push(start.elapsed());
+            }
+            total.push(start.elapsed());
+        }
+        let median = |mut times: Vec<std::time::Duration>| {
+            times.sort_unstable();
+            times.get(times.len() / 2).copied().unwrap_or_default()
+        };
+        Ok(Timings { total, nodes: nodes.into_iter().map(median).collect() })
+    }
+
+    fn dispatches(&self) -> usize {
+        self.calls.len()
+    }
+}

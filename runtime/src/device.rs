@@ -1,0 +1,282 @@
+//! Devices: the trait that a backend implements and the handle that users hold.
+//!
+//! Backends are few and crossed once per program, so they are trait objects; ops
+//! are a closed set, so they are an enum, and no op is a method here.
+
+use crate::dtype::Spec;
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::op::Op;
+use crate::plan::Plan;
+use crate::tensor::{Role, Tensor};
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a device can do.
+#[derive(Clone, Debug, Default)]
+pub struct Caps {
+    /// `cpu`, `wgpu` or `cuda`.
+    pub backend: &'static str,
+    /// Name as `--device` takes it, e.g. `wgpu:0`.
+    pub id: String,
+    /// Name for people: processor or card.
+    pub name: String,
+    /// Driver and its version, instruction sets on a CPU.
+    pub driver: String,
+    /// A software rasteriser (llvmpipe, WARP, SwiftShader); `auto` never takes one.
+    pub software: bool,
+    /// A card of its own, not a part of the processor.
+    pub discrete: bool,
+    /// Half-precision arithmetic in shaders.
+    pub f16: bool,
+    /// Smallest and largest subgroup, `(0, 0)` where there are none.
+    pub subgroups: (u32, u32),
+    /// Bytes of the largest range that one operand can bind.
+    pub max_binding: u64,
+    /// Bytes of memory that may be planned with, if the system says.
+    pub memory: Option<u64>,
+    /// Worker threads (CPU) or 0.
+    pub threads: usize,
+    /// Timestamps can be taken on the device.
+    pub timestamps: bool,
+}
+
+/// Memory in use, as the allocator or driver reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Bytes asked for by live buffers.
+    pub buffers: u64,
+    /// Bytes that the allocator holds for them, if it says.
+    pub reserved: Option<u64>,
+}
+
+/// Whether a device runs an op on given operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// Yes, with this variant.
+    Variant(&'static str),
+    /// No, and why.
+    Missing(String),
+}
+
+/// Memory of one device. Freed when the last clone is dropped.
+#[derive(Clone)]
+pub struct Buffer {
+    inner: Arc<dyn Any + Send + Sync>,
+    bytes: u64,
+}
+
+impl Buffer {
+    /// Wraps a backend's own buffer type.
+    pub fn new(inner: Arc<dyn Any + Send + Sync>, bytes: u64) -> Self {
+        Buffer { inner, bytes }
+    }
+
+    /// The backend's own type, or `None` if the buffer is another backend's.
+    pub fn downcast<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.inner.clone().downcast::<T>().ok()
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.bytes)
+    }
+}
+
+/// A point in a device's queue: everything submitted before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// A read that is under way.
+pub trait Pending: Send {
+    /// Waits and copies the bytes out.
+    fn wait(self: Box<Self>) -> Result<Vec<u8>>;
+}
+
+/// How long the steps of a program took.
+#[derive(Clone, Debug, Default)]
+pub struct Timings {
+    /// One run from submission to completion, each repeat.
+    pub total: Vec<Duration>,
+    /// Per node of the graph, the median over repeats; empty if it cannot be told.
+    pub nodes: Vec<Duration>,
+}
+
+/// Activations' memory: the slabs that the programs of one set share.
+#[derive(Clone, Debug)]
+pub struct Arena {
+    /// One buffer a slab.
+    pub slabs: Vec<Buffer>,
+}
+
+/// A compiled program of one device.
+pub trait Program: Send + Sync {
+    /// Puts one run into the queue. Never waits; raises errors queued earlier.
+    fn submit(&self) -> Result<Ticket>;
+    /// Runs `repeats` times, waiting each time, and reports times.
+    fn time(&self, repeats: u32) -> Result<Timings>;
+    /// Device dispatches (or kernel calls) in one run.
+    fn dispatches(&self) -> usize;
+}
+
+/// A backend. No op is a method.
+pub trait Backend: Send + Sync {
+    /// Capabilities and names.
+    fn caps(&self) -> &Caps;
+    /// Memory in use.
+    fn memory(&self) -> MemoryUse;
+    /// Whether and how an op runs here.
+    fn supports(&self, op: &Op, operands: &[Spec]) -> Support;
+    /// Zeroed memory.
+    fn alloc(&self, bytes: u64, role: Role, name: &str) -> Result<Buffer>;
+    /// Writes bytes (a multiple of 4, at a multiple of 4) in queue order.
+    fn write(&self, to: &Buffer, offset: u64, bytes: &[u8]) -> Result<()>;
+    /// Starts reading bytes (a multiple of 4) as they are after all that was submitted so far.
+    fn fetch(&self, from: &Buffer, offset: u64, bytes: u64) -> Result<Box<dyn Pending>>;
+    /// Compiles a graph. Every tensor that it binds must have memory here.
+    fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>>;
+    /// Waits until the queue is empty.
+    fn wait(&self) -> Result<()>;
+    /// Pipelines built so far (0 where there is no such thing).
+    fn pipelines(&self) -> usize {
+        0
+    }
+}
+
+/// A device, cheap to clone.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Backend>);
+
+/// What opening a device gave.
+pub enum Opened {
+    /// It is there.
+    Ready(Device),
+    /// It is not, and why. A probe never panics.
+    Absent {
+        /// The reason, a sentence.
+        why: String,
+    },
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Device({}: {})", self.caps().id, self.caps().name)
+    }
+}
+
+impl Device {
+    /// Wraps a backend.
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Device(backend)
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.0
+    }
+
+    /// Capabilities and names.
+    pub fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    /// `id (name)` for messages.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.caps().id, self.caps().name)
+    }
+
+    /// Gives a tensor zeroed memory here, once.
+    pub fn allocate(&self, tensor: &Tensor) -> Result<()> {
+        if tensor.buffer().is_none() {
+            tensor.spec().check(tensor.name())?;
+            let buffer = self.0.alloc(tensor.spec().bytes(), tensor.role(), tensor.name())?;
+            tensor.set_buffer(buffer);
+        }
+        Ok(())
+    }
+
+    /// Memory of a tensor on this device.
+    fn buffer<'t>(&self, tensor: &'t Tensor) -> Result<&'t Buffer> {
+        tensor.buffer().ok_or_else(|| Error::NotAllocated { tensor: tensor.name().into(), device: self.label() })
+    }
+
+    /// Writes stored bytes (see [`crate::dtype`] for layouts) at a byte offset.
+    pub fn write_at(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) -> Result<()> {
+        let size = tensor.spec().bytes();
+        let found = bytes.len() as u64;
+        if offset.checked_add(found).is_none_or(|end| end > size) || !found.is_multiple_of(4) || !offset.is_multiple_of(4) {
+            return Err(Error::Range { tensor: tensor.name().into(), offset, found, size });
+        }
+        self.0.write(self.buffer(tensor)?, offset, bytes)
+    }
+
+    /// Writes a whole tensor of 4-byte elements or stored words.
+    pub fn write<T: bytemuck::NoUninit>(&self, tensor: &Tensor, data: &[T]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        if bytes.len() as u64 != tensor.spec().bytes() {
+            return Err(Error::Range {
+                tensor: tensor.name().into(),
+                offset: 0,
+                found: bytes.len() as u64,
+                size: tensor.spec().bytes(),
+            });
+        }
+        self.write_at(tensor, 0, bytes)
+    }
+
+    /// Starts reading a whole tensor.
+    pub fn fetch(&self, tensor: &Tensor) -> Result<Box<dyn Pending>> {
+        self.0.fetch(self.buffer(tensor)?, 0, tensor.spec().bytes())
+    }
+
+    /// Reads a whole tensor of 4-byte elements or stored words and waits for it.
+    pub fn read<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        let bytes = self.fetch(tensor)?.wait()?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Memory for the activations of a set of plans: each slab as large as any of them needs.
+    pub fn arena(&self, plans: &[&Plan]) -> Result<Arena> {
+        let slabs = crate::plan::shared_slabs(plans);
+        let slabs = slabs.into_iter().enumerate();
+        let slabs = slabs.map(|(i, bytes)| self.0.alloc(bytes, Role::Activation, &format!("arena slab {i}")));
+        Ok(Arena { slabs: slabs.collect::<Result<_>>()? })
+    }
+
+    /// Compiles a graph; its tensors and the arena must have memory here.
+    pub fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {
+        self.0.compile(graph, plan, arena)
+    }
+
+    /// Allocates what the graph binds, plans it, gives it an arena of its own and compiles it.
+    pub fn prepare(&self, graph: &Graph) -> Result<Box<dyn Program>> {
+        for tensor in graph.tensors() {
+            self.allocate(tensor)?;
+        }
+        let plan = Plan::new(graph);
+        let arena = self.arena(&[&plan])?;
+        self.compile(graph, &plan, &arena)
+    }
+
+    /// Refuses a plan that does not fit this device's memory, with the figures.
+    pub fn check_budget(&self, what: &str, needed: u64, advice: &str) -> Result<()> {
+        match self.caps().memory {
+            Some(available) if needed > available => Err(Error::DoesNotFit {
+                what: what.into(),
+                device: self.label(),
+                needed,
+                available,
+                advice: advice.into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The list of rows. Adding an op is its folder, its `.wgsl` and one line here.
+
+use crate::dtype::Spec;
+use crate::error::Result;
+use crate::gradient::GradCx;
+use crate::op::{Args, Choice, Kernel, Piece, Row, Tolerance};
+use crate::reference::RefTensor;
+use std::sync::LazyLock;
+
+mod split;
+
+macro_rules! rows {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        $(pub mod $module;)*
+
+        /// Every op, as a closed set.
+        #[derive(Clone, Copy, Debug)]
+        pub enum Op {
+            $(#[doc = concat!("See [`", stringify!($module), "`].")] $name($module::$name),)*
+        }
+
+        $(impl From<$module::$name> for Op {
+            fn from(op: $module::$name) -> Op {
+                Op::$name(op)
+            }
+        })*
+
+        #[repr(usize)]
+        enum Index { $($name),* }
+
+        static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| vec![$(Row::new::<$module::$name>()),*]);
+
+        impl Op {
+            /// Position of the op's row in [`Row::all`].
+            pub fn index(&self) -> usize {
+                match self { $(Op::$name(_) => Index::$name as usize),* }
+            }
+
+            /// Extents of the signature's dimension names.
+            pub fn dims(&self) -> Vec<(&'static str, usize)> {
+                match self { $(Op::$name(op) => op.dims()),* }
+            }
+
+            /// Conditions beyond the signature.
+            pub fn check(&self) -> std::result::Result<(), String> {
+                match self { $(Op::$name(op) => op.check()),* }
+            }
+
+            /// Parameters as every backend sees them.
+            pub fn params(&self) -> &[u8] {
+                match self { $(Op::$name(op) => bytemuck::bytes_of(op)),* }
+            }
+
+            /// The f64 definition.
+            pub fn reference(&self, t: &mut [RefTensor]) {
+                match self { $(Op::$name(op) => op.reference(t)),* }
+            }
+
+            /// The differentiable stand-in.
+            pub fn surrogate(&self, t: &mut [RefTensor]) {
+                match self { $(Op::$name(op) => op.surrogate(t)),* }
+            }
+
+            /// The CPU kernel.
+            pub fn cpu(&self, args: Args<'_>) {
+                match self { $(Op::$name(op) => op.cpu(args)),* }
+            }
+
+            /// Arithmetic operations.
+            pub fn operations(&self) -> u64 {
+                match self { $(Op::$name(op) => op.operations()),* }
+            }
+
+            /// Bytes that must be read and written.
+            pub fn traffic(&self, operands: &[Spec]) -> (u64, u64) {
+                match self { $(Op::$name(op) => op.traffic(operands)),* }
+            }
+
+            /// Allowed distance from the reference.
+            pub fn tolerance(&self) -> Tolerance {
+                match self { $(Op::$name(op) => op.tolerance()),* }
+            }
+
+            /// Records the gradient.
+            pub fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
+                match self { $(Op::$name(op) => op.gradient(cx)),* }
+            }
+
+            /// WGSL variants that take these operands, best first.
+            pub fn wgsl(&self, operands: &[Spec]) -> Vec<Choice> {
+                match self {
+                    $(Op::$name(op) => $module::$name::WGSL.iter().filter_map(|v| v.choose(op, operands)).collect()),*
+                }
+            }
+
+            /// Cuts the op so that no operand binds more than `limit` bytes.
+            pub fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Op>>> {
+                match self {
+                    $(Op::$name(op) => op.shard(operands, limit).map(|pieces| {
+                        pieces.into_iter().map(|p| Piece { op: Op::$name(p.op), rows: p.rows }).collect()
+                    })),*
+                }
+            }
+        }
+    };
+}
+
+rows! {
+    fill::Fill,
+    rms_norm::RmsNorm,
+    rms_norm_grad::RmsNormGrad,
+    rms_norm_weight_grad::RmsNormWeightGrad,
+}
+
+/// All rows, in the order of the list.
+pub(crate) fn rows() -> &'static [Row] {
+    &ROWS
+}

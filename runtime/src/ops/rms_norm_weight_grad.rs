@@ -1,0 +1,76 @@
+//! Gradient of RMSNorm with respect to its weight, added to an accumulator.
+//!
+//! `dw_j += Σ_i dy_ij · x_ij · r_i`, rows in order.
+
+use crate::cpu::parallel;
+use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::rms_norm::shapes;
+use crate::reference::RefTensor;
+
+/// Parameters.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct RmsNormWeightGrad {
+    /// Rows.
+    pub m: u32,
+    /// Columns.
+    pub k: u32,
+}
+
+impl Kernel for RmsNormWeightGrad {
+    const NAME: &'static str = "rms_norm_weight_grad";
+    const SIGNATURE: &'static str = "x[m,k]:f32 r[m]:f32 dy[m,k]:f32 -> &dw[k]:f32";
+    const GRADIENT: Gradient = Gradient::None("it is a gradient");
+    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "plain",
+        file: "rms_norm_weight_grad",
+        needs: Needs::NONE,
+        defines: &[],
+        when: |_, _| true,
+        launch: |op, _| Launch::groups((op.k as usize).div_ceil(16)),
+    }];
+
+    fn dims(&self) -> Vec<(&'static str, usize)> {
+        vec![("m", self.m as usize), ("k", self.k as usize)]
+    }
+
+    fn reference(&self, t: &mut [RefTensor]) {
+        let [x, r, dy, dw] = t else { return };
+        let k = self.k as usize;
+        for j in 0..k {
+            let column = (0..self.m as usize).map(|i| dy.data[i * k + j] * x.data[i * k + j] * r.data[i]);
+            dw.data[j] += column.sum::<f64>();
+        }
+    }
+
+    fn cpu(&self, mut args: Args<'_>) {
+        const BLOCK: usize = 64;
+        let (m, k) = (self.m as usize, self.k as usize);
+        let (x, r, dy) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
+        parallel::rows(args.write::<f32>(3), BLOCK, BLOCK * m, |block, dw| {
+            let mut sums = [0f32; BLOCK];
+            for i in 0..m {
+                let first = i * k + block * BLOCK;
+                let (x, dy) = (&x[first..first + dw.len()], &dy[first..first + dw.len()]);
+                for ((sum, x), dy) in sums.iter_mut().zip(x).zip(dy) {
+                    *sum += dy * x * r[i];
+                }
+            }
+            dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);
+        });
+    }
+
+    fn operations(&self) -> u64 {
+        3 * u64::from(self.m) * u64::from(self.k)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::Float { max: 1e-5, why: "a sum of m products in f32, in order" }
+    }
+
+    fn cases(size: Size) -> Vec<Case> {
+        let case =
+            |(m, k)| Case::new(format!("{m}x{k}"), RmsNormWeightGrad { m, k }).fill("r", Fill::Uniform(0.5, 2.0));
+        shapes(size).into_iter().map(case).collect()
+    }
+}

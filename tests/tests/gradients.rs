@@ -1,0 +1,46 @@
+//! Every gradient rule against finite differences in f64, and what every row must say of itself.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use tritter_runtime::check::check_gradient;
+use tritter_runtime::op::{Gradient, Row, Size};
+use tritter_tests::fresh_seed;
+
+#[test]
+fn every_gradient_rule_agrees_with_finite_differences() {
+    for row in Row::all().iter().filter(|r| r.gradient == Gradient::Rule) {
+        let mut compared = 0;
+        for case in (row.cases)(Size::Small) {
+            let seed = fresh_seed();
+            let finding = check_gradient(&case, seed).unwrap().unwrap();
+            let at = format!("{} `{}` with seed {seed}", row.name, case.label);
+            assert!(finding.fault.is_none(), "{at}: {}", finding.fault.unwrap());
+            compared += finding.compared;
+        }
+        assert!(compared > 0, "{}: no small case compares anything", row.name);
+    }
+}
+
+#[test]
+fn every_row_is_complete() {
+    for row in Row::all() {
+        assert!(!row.signature.operands.is_empty(), "{}", row.name);
+        for operand in &row.signature.operands {
+            assert!(!operand.dims.is_empty() && !operand.dtypes.is_empty(), "{}: {operand:?}", row.name);
+        }
+        assert!(row.signature.operands.len() <= 8, "{}: more storage buffers than every device has", row.name);
+        assert!(!row.wgsl.is_empty(), "{}: no WGSL variant", row.name);
+        for size in [Size::Small, Size::Ragged, Size::Bench] {
+            let cases = (row.cases)(size);
+            assert!(!cases.is_empty(), "{}: no {size:?} case", row.name);
+            for case in cases {
+                assert!(case.op.params().len() <= 64, "{}: parameters over 64 bytes", row.name);
+                case.op.check_operands(&case.specs()).unwrap();
+                assert!(!case.op.wgsl(&case.specs()).is_empty(), "{} `{}`: no WGSL variant takes it", row.name, case.label);
+            }
+        }
+        if let Gradient::None(why) = row.gradient {
+            assert!(why.len() > 8, "{}: say why there is no gradient", row.name);
+        }
+    }
+}
