@@ -192,7 +192,7 @@ impl Config {
             let problem = format!("it must divide num_attention_heads ({})", self.num_heads);
             return fail("num_key_value_heads", &self.num_kv_heads, problem);
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             let problem = "it must be even, because rotary embedding works on pairs".to_owned();
             return fail("head_dim", &self.head_dim, problem);
         }
@@ -204,7 +204,11 @@ impl Config {
             return fail("head_dim", &self.head_dim, problem);
         }
         if self.has_sub_norms() && self.mlp_bias {
-            return fail("mlp_bias", &true, "only the llama family has it; set it to false".into());
+            return fail(
+                "mlp_bias",
+                &true,
+                "only the llama family has it; set it to false".into(),
+            );
         }
         if self.parameters_checked().is_none_or(|n| n > MAX_PARAMETERS) {
             let problem = "the sizes together give more than 10^13 parameters; correct them";
@@ -219,7 +223,12 @@ impl Config {
             if value.is_finite() && value > 0.0 {
                 Ok(())
             } else {
-                Err(Error::field(file, field, value, "give a finite number above zero"))
+                Err(Error::field(
+                    file,
+                    field,
+                    value,
+                    "give a finite number above zero",
+                ))
             }
         };
         positive("rms_norm_eps", self.rms_norm_eps)?;
@@ -261,7 +270,7 @@ impl Config {
             ("head_dim", self.kv_width()),
         ];
         for (field, width) in widths {
-            if width % 4 != 0 {
+            if !width.is_multiple_of(4) {
                 let problem = format!(
                     "a packed projection of {width} rows is not a whole number of bytes; \
                      use a multiple of 4 or keep the model unpacked"
@@ -280,7 +289,9 @@ mod tests {
     use crate::presets::preset;
 
     fn sample() -> Config {
-        preset("test").unwrap().config(Family::Bitnet, Some(512), None)
+        preset("test")
+            .unwrap()
+            .config(Family::Bitnet, Some(512), None)
     }
 
     #[track_caller]
@@ -294,7 +305,11 @@ mod tests {
     #[test]
     fn a_preset_is_valid() {
         for family in [Family::Bitnet, Family::Llama, Family::Tritter] {
-            preset("test").unwrap().config(family, None, None).validate().unwrap();
+            preset("test")
+                .unwrap()
+                .config(family, None, None)
+                .validate()
+                .unwrap();
         }
     }
 
@@ -309,7 +324,10 @@ mod tests {
         refused(|c| c.head_dim = 32, "head_dim");
         refused(|c| c.mlp_bias = true, "mlp_bias");
         refused(|c| c.max_positions = 0, "max_position_embeddings");
-        refused(|c| (c.intermediate_size, c.num_layers) = (1 << 30, 10_000), "hidden_size");
+        refused(
+            |c| (c.intermediate_size, c.num_layers) = (1 << 30, 10_000),
+            "hidden_size",
+        );
     }
 
     #[test]
@@ -323,12 +341,20 @@ mod tests {
             high_freq_factor: high,
             original_max_position_embeddings: 32,
         };
-        refused(|c| c.rope.scaling = scaling(1.0), "rope_parameters.high_freq_factor");
+        refused(
+            |c| c.rope.scaling = scaling(1.0),
+            "rope_parameters.high_freq_factor",
+        );
     }
 
     #[test]
     fn packed_rows_must_fill_bytes() {
-        let offline = Quantization::Offline { linear_class: LinearClass::BitLinear };
-        refused(|c| (c.quantization, c.intermediate_size) = (offline, 510), "intermediate_size");
+        let offline = Quantization::Offline {
+            linear_class: LinearClass::BitLinear,
+        };
+        refused(
+            |c| (c.quantization, c.intermediate_size) = (offline, 510),
+            "intermediate_size",
+        );
     }
 }

@@ -83,6 +83,25 @@ pub enum Error {
     /// A `MODEL` argument names nothing that exists here.
     #[error("{0}")]
     NotFound(String),
+    /// More positions are asked for than there are.
+    #[error("{needed} positions are needed but only {available} are there; use a longer --context or less text")]
+    Context {
+        /// Positions needed.
+        needed: usize,
+        /// Positions available.
+        available: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("token id {id} is outside the vocabulary of {vocab}; the tokenizer belongs to another model")]
+    Vocabulary {
+        /// The id.
+        id: u32,
+        /// Size of the model's vocabulary.
+        vocab: usize,
+    },
+    /// Recording, planning or running.
+    #[error(transparent)]
+    Runtime(#[from] tritter_runtime::Error),
     /// Logits or sampling settings cannot be sampled from.
     #[error("sampling: {0}")]
     Sampling(String),
@@ -92,7 +111,11 @@ impl Error {
     /// An [`Error::Io`] maker for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, action, source }
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
     }
 
     pub(crate) fn field(
@@ -110,7 +133,10 @@ impl Error {
     }
 
     pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
+        Self::Checkpoint {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
@@ -122,13 +148,18 @@ impl Error {
     }
 
     pub(crate) fn tokenizer(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Tokenizer { path: path.to_path_buf(), problem: problem.into() }
+        Self::Tokenizer {
+            path: path.to_path_buf(),
+            problem: problem.into(),
+        }
     }
 }
 
 /// Reads and parses a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|source| Error::Json { path: path.to_path_buf(), source })
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
+        path: path.to_path_buf(),
+        source,
+    })
 }

@@ -19,16 +19,27 @@ impl<'a> Fields<'a> {
     /// The object `json`, called `prefix` within `file` (empty at the top).
     pub(crate) fn new(file: &'a Path, prefix: &str, json: &'a Value) -> Result<Self> {
         let map = json.as_object().ok_or_else(|| {
-            let field = if prefix.is_empty() { "(whole file)" } else { prefix };
+            let field = if prefix.is_empty() {
+                "(whole file)"
+            } else {
+                prefix
+            };
             Error::field(file, field, shortened(json), "it should be an object {…}")
         })?;
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        let prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("{prefix}.")
+        };
         Ok(Self { file, prefix, map })
     }
 
     /// An error about the field `key` and its value.
     pub(crate) fn error(&self, key: &str, problem: &str) -> Error {
-        let value = self.map.get(key).map_or_else(|| "missing".to_owned(), shortened);
+        let value = self
+            .map
+            .get(key)
+            .map_or_else(|| "missing".to_owned(), shortened);
         Error::field(self.file, format!("{}{key}", self.prefix), value, problem)
     }
 
@@ -47,8 +58,12 @@ impl<'a> Fields<'a> {
         wanted: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        read(value).map(Some).ok_or_else(|| self.error(key, &format!("it should be {wanted}")))
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        read(value)
+            .map(Some)
+            .ok_or_else(|| self.error(key, &format!("it should be {wanted}")))
     }
 
     /// A whole number that can be a size.
@@ -60,7 +75,8 @@ impl<'a> Fields<'a> {
 
     /// As [`Fields::size`], an error where absent.
     pub(crate) fn required_size(&self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| self.error(key, "the file must give it"))
+        self.size(key)?
+            .ok_or_else(|| self.error(key, "the file must give it"))
     }
 
     /// A number.
@@ -70,7 +86,8 @@ impl<'a> Fields<'a> {
 
     /// As [`Fields::number`], an error where absent.
     pub(crate) fn required_number(&self, key: &str) -> Result<f64> {
-        self.number(key)?.ok_or_else(|| self.error(key, "the file must give it"))
+        self.number(key)?
+            .ok_or_else(|| self.error(key, "the file must give it"))
     }
 
     /// `true` or `false`.
@@ -83,20 +100,19 @@ impl<'a> Fields<'a> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    /// A list.
-    pub(crate) fn list(&self, key: &str) -> Result<Option<&'a Vec<Value>>> {
-        self.typed(key, "a list", Value::as_array)
-    }
-
     /// A nested object.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Fields<'a>>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
         Fields::new(self.file, &format!("{}{key}", self.prefix), value).map(Some)
     }
 
     /// Token ids given as one number or a list; negative ones mean "none".
     pub(crate) fn ids(&self, key: &str) -> Result<Vec<u32>> {
-        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let Some(value) = self.get(key) else {
+            return Ok(Vec::new());
+        };
         let one = std::slice::from_ref(value);
         let list = value.as_array().map_or(one, Vec::as_slice);
         let mut ids = Vec::with_capacity(list.len());

@@ -1,11 +1,42 @@
-//! wip
-pub mod config;
-mod config_json;
+//! Ternary and dense transformers: what a model is ([`config`], [`presets`]),
+//! its files ([`tensors`], [`tensor_write`], [`tokenizer`], [`generation_config`]),
+//! where it is found ([`locate`]) and how its next token is chosen
+//! ([`host_sampling`]).
+//!
+//! Models are Hugging Face folders. Everything read from one is checked before
+//! it is used; errors name file, field and remedy.
+
+mod byte_level;
+mod chat_expression;
 mod json_fields;
-pub mod error;
-pub mod mmap;
-pub mod presets;
 mod safetensors_header;
+
+pub mod bpe_train;
+pub mod cache;
+pub mod chat_template;
+pub mod config;
+pub mod config_json;
+pub mod demo_text;
+pub mod error;
+pub mod forward;
+pub mod generation_config;
+pub mod host_sampling;
+pub mod load;
+pub mod locate;
+pub mod mmap;
+pub mod packed;
+pub mod presets;
+pub mod save;
+pub mod score;
+pub mod session;
+pub mod source;
+pub mod stream;
 pub mod tensor_names;
 pub mod tensor_write;
 pub mod tensors;
+pub mod tokenizer;
+pub mod tokenizer_golden;
+pub mod weights;
+
+pub use config::Config;
+pub use error::{Error, Result};

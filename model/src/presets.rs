@@ -87,7 +87,9 @@ const fn shape(
 
 /// The preset of that name, in any case.
 pub fn preset(name: &str) -> Option<&'static Preset> {
-    PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
+    PRESETS
+        .iter()
+        .find(|preset| preset.name.eq_ignore_ascii_case(name))
 }
 
 impl Preset {
@@ -114,7 +116,10 @@ impl Preset {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             rms_norm_eps: 1e-5,
-            rope: Rope { theta: self.rope_theta, scaling: RopeScaling::None },
+            rope: Rope {
+                theta: self.rope_theta,
+                scaling: RopeScaling::None,
+            },
             max_positions: max_positions.unwrap_or(self.max_positions),
             tie_embeddings: self.tie_embeddings,
             attention_bias: false,
@@ -167,12 +172,22 @@ mod tests {
             config.validate().unwrap();
             let count = config.parameters();
             let weights = count.ternary + count.embedding;
-            assert!(four_digits(count.ternary as f64 / 1e9, ternary), "{name} {count:?}");
+            assert!(
+                four_digits(count.ternary as f64 / 1e9, ternary),
+                "{name} {count:?}"
+            );
             assert!(four_digits(weights as f64 / 1e9, all), "{name} {count:?}");
             assert_eq!(config.kv_elements_per_token() / 2, cache, "{name}");
             let rest = count.norm + count.dense;
-            let head = if config.tie_embeddings { 0 } else { count.embedding };
-            assert!(rest - head < weights / 1000, "{name}: norms are a rounding error");
+            let head = if config.tie_embeddings {
+                0
+            } else {
+                count.embedding
+            };
+            assert!(
+                rest - head < weights / 1000,
+                "{name}: norms are a rounding error"
+            );
         }
     }
 

@@ -36,7 +36,9 @@ pub(crate) fn read_header(path: &Path, file: &[u8]) -> Result<Header> {
     let fail = |problem: String| Error::checkpoint(path, problem);
     let (text, data_start) = header_text(path, file)?;
     let raw: RawHeader = serde_json::from_slice(text).map_err(|error| {
-        fail(format!("the safetensors header is not valid ({error}); the file is damaged"))
+        fail(format!(
+            "the safetensors header is not valid ({error}); the file is damaged"
+        ))
     })?;
     let mut tensors = raw.tensors;
     let data_len = file.len() - data_start;
@@ -45,7 +47,9 @@ pub(crate) fn read_header(path: &Path, file: &[u8]) -> Result<Header> {
     }
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     let checked = Metadata::new(raw.metadata, tensors.clone()).map_err(|error| {
-        fail(format!("{error}; data ranges overlap or leave a gap, the file is damaged"))
+        fail(format!(
+            "{error}; data ranges overlap or leave a gap, the file is damaged"
+        ))
     })?;
     if checked.data_len() != data_len {
         return Err(fail(format!(
@@ -55,13 +59,20 @@ pub(crate) fn read_header(path: &Path, file: &[u8]) -> Result<Header> {
         )));
     }
     let metadata = checked.metadata().clone().unwrap_or_default();
-    Ok(Header { metadata, tensors, data_start })
+    Ok(Header {
+        metadata,
+        tensors,
+        data_start,
+    })
 }
 
 fn header_text<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
     let fail = |problem: String| Error::checkpoint(path, problem);
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(fail(format!("{} bytes are too few for a safetensors file", file.len())));
+        return Err(fail(format!(
+            "{} bytes are too few for a safetensors file",
+            file.len()
+        )));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER {
@@ -69,7 +80,9 @@ fn header_text<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
             "the header claims {length} bytes, the limit is {MAX_HEADER}; not a safetensors file"
         )));
     }
-    let text = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+    let text = usize::try_from(length)
+        .ok()
+        .and_then(|length| rest.get(..length));
     let text = text.ok_or_else(|| {
         fail(format!(
             "the header claims {length} bytes but only {} follow; the file is cut short",
@@ -87,7 +100,10 @@ fn check_tensor(path: &Path, name: &str, info: &TensorInfo, data_len: usize) -> 
         );
         return Err(Error::tensor(path, name, problem));
     }
-    let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &n| bits.checked_mul(n));
+    let bits = info
+        .shape
+        .iter()
+        .try_fold(info.dtype.bitsize(), |bits, &n| bits.checked_mul(n));
     if bits != (end - start).checked_mul(8) {
         let problem = format!(
             "of shape {:?} and dtype {} does not take the {} bytes that the header gives it; \
@@ -123,7 +139,10 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-        let mut header = RawHeader { metadata: None, tensors: Vec::new() };
+        let mut header = RawHeader {
+            metadata: None,
+            tensors: Vec::new(),
+        };
         let mut seen = std::collections::HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
@@ -132,9 +151,9 @@ impl<'de> Visitor<'de> for RawVisitor {
             if name == "__metadata__" {
                 header.metadata = map.next_value()?;
             } else {
-                let info = map.next_value().map_err(|error| {
-                    A::Error::custom(format!("tensor `{name}`: {error}"))
-                })?;
+                let info = map
+                    .next_value()
+                    .map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
                 header.tensors.push((name, info));
             }
         }

@@ -71,7 +71,10 @@ impl Drop for PendingFile {
 
 /// Replaces `path` by `bytes`, durably and at once.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_pending(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))?.commit()
+    write_pending(path, |file| {
+        file.write_all(bytes).map_err(Error::io(path, "write"))
+    })?
+    .commit()
 }
 
 /// Writes a safetensors file durably and at once. `source` is called once for
@@ -101,7 +104,9 @@ pub fn prepare_safetensors(
         file.write_all(&length).map_err(Error::io(path, "write"))?;
         file.write_all(&header).map_err(Error::io(path, "write"))?;
         for place in &layout {
-            let Some(tensor) = tensors.get(place.index) else { continue };
+            let Some(tensor) = tensors.get(place.index) else {
+                continue;
+            };
             write_tensor(path, tensor, place, file, source)?;
         }
         Ok(())
@@ -134,7 +139,10 @@ fn write_pending(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<PendingFile> {
     let Some(name) = path.file_name() else {
-        return Err(Error::checkpoint(path, "not a file name; give a file inside a folder"));
+        return Err(Error::checkpoint(
+            path,
+            "not a file name; give a file inside a folder",
+        ));
     };
     // One fixed name for each target: a killed run leaves at most one such
     // file, and the next one overwrites it.
@@ -143,7 +151,11 @@ fn write_pending(
     hidden.push(".tmp");
     let temporary = folder_of(path).join(hidden);
     let file = File::create(&temporary).map_err(Error::io(&temporary, "create"))?;
-    let pending = PendingFile { temporary, target: path.to_path_buf(), committed: false };
+    let pending = PendingFile {
+        temporary,
+        target: path.to_path_buf(),
+        committed: false,
+    };
     let mut buffered = BufWriter::with_capacity(1 << 20, file);
     write(&mut buffered)?;
     let file = buffered.into_inner().map_err(|error| error.into_error());
@@ -163,24 +175,42 @@ struct Place {
 fn layout(path: &Path, tensors: &[TensorHeader]) -> Result<Vec<Place>> {
     let mut names = std::collections::HashSet::new();
     let mut order: Vec<usize> = (0..tensors.len()).collect();
-    order.sort_by_key(|&index| tensors.get(index).map(|t| std::cmp::Reverse(t.dtype.bitsize())));
+    order.sort_by_key(|&index| {
+        tensors
+            .get(index)
+            .map(|t| std::cmp::Reverse(t.dtype.bitsize()))
+    });
     let mut at = 0u64;
     let mut places = Vec::with_capacity(order.len());
     for index in order {
-        let Some(tensor) = tensors.get(index) else { continue };
+        let Some(tensor) = tensors.get(index) else {
+            continue;
+        };
         if !names.insert(tensor.name.as_str()) || tensor.name == "__metadata__" {
-            return Err(Error::tensor(path, &tensor.name, "is there twice or has a reserved name"));
+            return Err(Error::tensor(
+                path,
+                &tensor.name,
+                "is there twice or has a reserved name",
+            ));
         }
         let bits = tensor
             .shape
             .iter()
-            .try_fold(tensor.dtype.bitsize() as u64, |bits, &n| bits.checked_mul(n as u64));
-        let end = bits.filter(|bits| bits % 8 == 0).and_then(|bits| at.checked_add(bits / 8));
+            .try_fold(tensor.dtype.bitsize() as u64, |bits, &n| {
+                bits.checked_mul(n as u64)
+            });
+        let end = bits
+            .filter(|bits| bits % 8 == 0)
+            .and_then(|bits| at.checked_add(bits / 8));
         let end = end.ok_or_else(|| {
             let problem = format!("of shape {:?} has no whole number of bytes", tensor.shape);
             Error::tensor(path, &tensor.name, problem)
         })?;
-        places.push(Place { index, start: at, end });
+        places.push(Place {
+            index,
+            start: at,
+            end,
+        });
         at = end;
     }
     Ok(places)
@@ -193,11 +223,15 @@ fn header_bytes(
     metadata: &BTreeMap<String, String>,
 ) -> Vec<u8> {
     let mut metadata = metadata.clone();
-    metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
+    metadata
+        .entry("format".to_owned())
+        .or_insert_with(|| "pt".to_owned());
     let mut map = Map::new();
     map.insert("__metadata__".to_owned(), json!(metadata));
     for place in layout {
-        let Some(tensor) = tensors.get(place.index) else { continue };
+        let Some(tensor) = tensors.get(place.index) else {
+            continue;
+        };
         let info = json!({
             "dtype": tensor.dtype.to_string(),
             "shape": tensor.shape,
@@ -218,7 +252,11 @@ fn write_tensor(
     source: &mut TensorSource<'_>,
 ) -> Result<()> {
     let wanted = place.end - place.start;
-    let mut counted = Counted { inner: file, written: 0, failed: None };
+    let mut counted = Counted {
+        inner: file,
+        written: 0,
+        failed: None,
+    };
     let outcome = source(place.index, &mut counted);
     let (written, failed) = (counted.written, counted.failed);
     // A full disk is told as such, not as the callback's failure.
@@ -268,12 +306,18 @@ mod tests {
     use crate::tensors::Checkpoint;
 
     fn header(name: &str, dtype: Dtype, shape: &[usize]) -> TensorHeader {
-        TensorHeader { name: name.to_owned(), dtype, shape: shape.to_vec() }
+        TensorHeader {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+        }
     }
 
     fn entries(folder: &Path) -> Vec<String> {
         let names = std::fs::read_dir(folder).unwrap();
-        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -324,7 +368,11 @@ mod tests {
         let write = |bytes: &'static [u8]| {
             write_safetensors(&path, &tensors, &BTreeMap::new(), &mut |_, out| {
                 out.write_all(bytes)?;
-                if bytes.is_empty() { Err("no such thing".into()) } else { Ok(()) }
+                if bytes.is_empty() {
+                    Err("no such thing".into())
+                } else {
+                    Ok(())
+                }
             })
             .unwrap_err()
             .to_string()
@@ -350,7 +398,10 @@ mod tests {
         drop(pending);
         assert!(entries(folder.path()).is_empty());
         prepare().commit().unwrap();
-        assert_eq!(Checkpoint::open_file(&path).unwrap().u8("t", &[1]).unwrap(), [7]);
+        assert_eq!(
+            Checkpoint::open_file(&path).unwrap().u8("t", &[1]).unwrap(),
+            [7]
+        );
         assert_eq!(entries(folder.path()), ["m.safetensors"]);
     }
 
@@ -362,7 +413,11 @@ mod tests {
             write_safetensors(&path, tensors, &BTreeMap::new(), &mut |_, _| Ok(())).unwrap_err()
         };
         let same = header("t", Dtype::U8, &[0]);
-        assert!(write(&[same.clone(), same]).to_string().contains("`t` is there twice"));
+        assert!(
+            write(&[same.clone(), same])
+                .to_string()
+                .contains("`t` is there twice")
+        );
         let huge = header("h", Dtype::F32, &[usize::MAX, 3]);
         assert!(write(&[huge]).to_string().contains("`h`"));
         assert!(write_atomic(Path::new("/"), b"").is_err());

@@ -4,14 +4,17 @@
 //! place, [`device::Device::compile`] gives a [`device::Program`], and submitting
 //! it replays it. See `ARCHITECTURE.md` for the ideas behind.
 
+pub mod bench;
 pub mod check;
 pub mod cpu;
 pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod gradient;
+pub mod gpu;
 pub mod graph;
 pub mod op;
+pub mod open;
 pub mod ops;
 pub mod plan;
 pub mod random;

@@ -82,11 +82,16 @@ pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
     Ok(finding)
 }
 
-/// Checks all rows in the small and ragged sizes; calls `report` for each case. An op that the
-/// device does not support counts as a finding with a fault.
-pub fn check_device(device: &Device, seed: u64, mut report: impl FnMut(&Finding)) -> Result<(usize, usize)> {
+/// Checks the wanted rows in the small and ragged sizes; calls `report` for each case and gives the
+/// numbers of passed and failed ones. An op that the device does not support counts as failed.
+pub fn check_rows(
+    device: &Device,
+    seed: u64,
+    wanted: impl Fn(&Row) -> bool,
+    report: &mut dyn FnMut(&Finding),
+) -> Result<(usize, usize)> {
     let (mut passed, mut failed) = (0, 0);
-    for row in Row::all() {
+    for row in Row::all().iter().filter(|row| wanted(row)) {
         for size in [Size::Small, Size::Ragged] {
             for case in (row.cases)(size) {
                 let finding = match check_case(device, &case, seed) {
@@ -114,7 +119,7 @@ fn failure(case: &Case, fault: String) -> Finding {
 }
 
 /// Values of all operands as a device stores them (rounded to the dtype).
-fn values(case: &Case, seed: u64) -> Vec<Vec<f64>> {
+pub(crate) fn values(case: &Case, seed: u64) -> Vec<Vec<f64>> {
     let mut random = Random::new(seed);
     let stored = |i: usize, values: Vec<f64>| {
         let spec = &case.operands[i].spec;

@@ -7,6 +7,12 @@ use crate::op::{Args, Choice, Kernel, Piece, Row, Tolerance};
 use crate::reference::RefTensor;
 use std::sync::LazyLock;
 
+mod dense_gemm;
+mod elementwise;
+mod exp;
+mod matmul;
+#[cfg(test)]
+mod pieces;
 mod split;
 
 macro_rules! rows {
@@ -107,9 +113,40 @@ macro_rules! rows {
 
 rows! {
     fill::Fill,
+    copy::Copy,
+    add::Add,
+    accumulate::Accumulate,
+    reduce::Reduce,
+    norm::Norm,
     rms_norm::RmsNorm,
     rms_norm_grad::RmsNormGrad,
     rms_norm_weight_grad::RmsNormWeightGrad,
+    quantize_int8::QuantizeInt8,
+    ternarize::Ternarize,
+    dequantize_int8::DequantizeInt8,
+    dequantize_ternary::DequantizeTernary,
+    ternary_matmul::TernaryMatmul,
+    matmul_nt::MatmulNt,
+    matmul_nn::MatmulNn,
+    matmul_tn::MatmulTn,
+    add_bias::AddBias,
+    column_sum::ColumnSum,
+    gather::Gather,
+    gather_grad::GatherGrad,
+    rope::Rope,
+    attention::Attention,
+    attention_stats::AttentionStats,
+    attention_grad_q::AttentionGradQ,
+    attention_grad_kv::AttentionGradKv,
+    cache_append::CacheAppend,
+    gate::Gate,
+    gate_grad::GateGrad,
+    mean_square::MeanSquare,
+    mean_square_grad::MeanSquareGrad,
+    cross_entropy::CrossEntropy,
+    cross_entropy_grad::CrossEntropyGrad,
+    adamw::Adamw,
+    sample::Sample,
 }
 
 /// All rows, in the order of the list.

@@ -1,0 +1,233 @@
+//! The transformer, recorded: embedding, layers, final norm, logits.
+//!
+//! `x` is `[M, D]`: M tokens in one stream. Which keys a token sees is its *span*
+//! (first and last visible key, inclusive), so documents, batch rows, prefill chunks
+//! and single steps are the same program with other inputs. Blocks are those of
+//! Llama (Touvron et al. 2023) and BitNet b1.58 2B4T (Ma et al. 2025), and our own
+//! `tritter` block: see `ARCHITECTURE.md`.
+
+use crate::cache::Cache;
+use crate::config::Activation;
+use crate::weights::{Layer, Linear, Matrix, Model};
+use tritter_runtime::ops::{
+    add, add_bias, attention, cache_append, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope,
+    ternarize, ternary_matmul,
+};
+use tritter_runtime::{Graph, Result, Tensor, Value};
+
+/// What the host writes before a run of M tokens.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// Token ids `[M]`.
+    pub ids: Tensor,
+    /// Positions `[M]`: the angle of RoPE and, with a cache, the row where a key goes.
+    pub positions: Tensor,
+    /// First and last visible key `[M, 2]`.
+    pub span: Tensor,
+}
+
+impl Stream {
+    /// Inputs for `m` tokens.
+    pub fn new(name: &str, m: usize) -> Stream {
+        use tritter_runtime::DType::U32;
+        Stream {
+            ids: Tensor::input(format!("{name}.ids"), [m], U32),
+            positions: Tensor::input(format!("{name}.positions"), [m], U32),
+            span: Tensor::input(format!("{name}.span"), [m, 2], U32),
+        }
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.spec().elements()
+    }
+
+    /// Never true: a stream has at least one token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Named values that a run passes through, for tests that look inside.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Name (`layers.0.q_proj`) and value.
+    pub points: Vec<(String, Value)>,
+    /// Number of recorded nodes at the start of each layer, and after the last.
+    pub boundaries: Vec<usize>,
+}
+
+/// Records the embedding, all layers and the final norm; gives `[M, D]`.
+pub fn hidden(g: &mut Graph, model: &Model, stream: &Stream, cache: Option<&Cache>, trace: &mut Trace) -> Result<Value> {
+    let (table, ids) = (g.bind(&model.embedding), g.bind(&stream.ids));
+    let mut x = gather::gather(g, table, ids)?;
+    trace.points.push(("embed_tokens".into(), x));
+    for (i, layer) in model.layers.iter().enumerate() {
+        trace.boundaries.push(g.nodes().len());
+        x = Block { model, layer, index: i, stream, cache }.record(g, x, trace)?;
+        trace.points.push((format!("layers.{i}"), x));
+    }
+    trace.boundaries.push(g.nodes().len());
+    let x = norm(g, model, x, &model.norm)?;
+    trace.points.push(("norm".into(), x));
+    Ok(x)
+}
+
+/// Records logits `[M, V]` of `x[M, D]`.
+pub fn logits(g: &mut Graph, model: &Model, x: Value) -> Result<Value> {
+    let head = g.bind(model.head.as_ref().unwrap_or(&model.embedding));
+    matmul_nt::matmul_nt(g, x, head)
+}
+
+fn norm(g: &mut Graph, model: &Model, x: Value, weight: &Tensor) -> Result<Value> {
+    let weight = g.bind(weight);
+    rms_norm::rms_norm(g, x, weight, model.config.rms_norm_eps as f32)
+}
+
+/// The input of projections: quantised once, however many projections read it.
+struct Input {
+    x: Value,
+    codes: Option<(Value, Value)>,
+}
+
+impl Input {
+    fn new(x: Value) -> Self {
+        Input { x, codes: None }
+    }
+
+    fn codes(&mut self, g: &mut Graph) -> Result<(Value, Value)> {
+        if let Some(codes) = self.codes {
+            return Ok(codes);
+        }
+        let codes = quantize_int8::quantize_int8(g, self.x)?;
+        self.codes = Some(codes);
+        Ok(codes)
+    }
+}
+
+/// `y = x Wᵀ + b`, by the matrix's own kernel.
+fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
+    let y = match &linear.matrix {
+        Matrix::Dense(weight) => {
+            let weight = g.bind(weight);
+            matmul_nt::matmul_nt(g, input.x, weight)?
+        }
+        Matrix::Master(master) => {
+            let master = g.bind(master);
+            let scale = abs_mean(g, master)?;
+            let codes = ternarize::ternarize(g, master, scale)?;
+            let (q, s) = input.codes(g)?;
+            ternary_matmul::ternary_matmul(g, codes, scale, q, s)?
+        }
+        Matrix::Ternary { codes, scale } => {
+            let (codes, scale) = (g.bind(codes), g.bind(scale));
+            let (q, s) = input.codes(g)?;
+            ternary_matmul::ternary_matmul(g, codes, scale, q, s)?
+        }
+    };
+    match &linear.bias {
+        Some(bias) => {
+            let bias = g.bind(bias);
+            add_bias::add_bias(g, y, bias)
+        }
+        None => Ok(y),
+    }
+}
+
+/// The scale of absmean ternarisation, `max(mean|w|, 1e-5)` (Ma et al. 2024, equation 3).
+pub(crate) fn abs_mean(g: &mut Graph, master: Value) -> Result<Value> {
+    let n = g.spec(master).elements() as f32;
+    reduce::reduce_to_scalar(g, master, reduce::Kind::Abs, 1.0 / n, 1e-5)
+}
+
+struct Block<'a> {
+    model: &'a Model,
+    layer: &'a Layer,
+    index: usize,
+    stream: &'a Stream,
+    cache: Option<&'a Cache>,
+}
+
+impl Block<'_> {
+    fn record(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<Value> {
+        let attended = self.attention(g, x, trace)?;
+        let h = add::add(g, x, attended)?;
+        let fed = self.feed_forward(g, h, trace)?;
+        add::add(g, h, fed)
+    }
+
+    fn point(&self, trace: &mut Trace, name: &str, value: Value) {
+        trace.points.push((format!("layers.{}.{name}", self.index), value));
+    }
+
+    fn attention(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<Value> {
+        let (config, layer, m) = (&self.model.config, self.layer, self.stream.len());
+        let (heads, groups, width) = (config.num_heads, config.num_kv_heads, config.head_dim);
+        let n = norm(g, self.model, x, &layer.attn_norm)?;
+        self.point(trace, "input_layernorm", n);
+        let mut n = Input::new(n);
+        let q = project(g, &layer.q, &mut n)?;
+        let k = project(g, &layer.k, &mut n)?;
+        let v = project(g, &layer.v, &mut n)?;
+        for (name, value) in [("self_attn.q_proj", q), ("self_attn.k_proj", k), ("self_attn.v_proj", v)] {
+            self.point(trace, name, value);
+        }
+        let q = self.rotate(g, q, [m, heads, width], layer.q_norm.as_ref())?;
+        let k = self.rotate(g, k, [m, groups, width], layer.k_norm.as_ref())?;
+        let v = g.view(v, [m, groups, width])?;
+        let (k, v) = self.keys(g, k, v)?;
+        let span = g.bind(&self.stream.span);
+        let o = attention::attention(g, q, k, v, span, (width as f32).powf(-0.5))?;
+        let mut o = g.view(o, [m, heads * width])?;
+        if let Some(weight) = &layer.attn_sub_norm {
+            o = norm(g, self.model, o, weight)?;
+        }
+        let y = project(g, &layer.o, &mut Input::new(o))?;
+        self.point(trace, "self_attn.o_proj", y);
+        Ok(y)
+    }
+
+    /// Norm per head where the family has one, then RoPE.
+    fn rotate(&self, g: &mut Graph, x: Value, shape: [usize; 3], weight: Option<&Tensor>) -> Result<Value> {
+        let mut x = g.view(x, shape)?;
+        if let Some(weight) = weight {
+            x = norm(g, self.model, x, weight)?;
+        }
+        let tables = &self.model.rope;
+        let (positions, coarse, fine) = (g.bind(&self.stream.positions), g.bind(&tables.coarse), g.bind(&tables.fine));
+        rope::rope(g, x, positions, coarse, fine)
+    }
+
+    /// The keys and values that attention reads: the stream's own, or the cache after appending them.
+    fn keys(&self, g: &mut Graph, k: Value, v: Value) -> Result<(Value, Value)> {
+        let Some(cache) = self.cache else { return Ok((k, v)) };
+        let (keys, values) = (g.bind(&cache.keys[self.index]), g.bind(&cache.values[self.index]));
+        let positions = g.bind(&self.stream.positions);
+        cache_append::cache_append(g, k, positions, keys)?;
+        cache_append::cache_append(g, v, positions, values)?;
+        Ok((keys, values))
+    }
+
+    fn feed_forward(&self, g: &mut Graph, h: Value, trace: &mut Trace) -> Result<Value> {
+        let layer = self.layer;
+        let n = norm(g, self.model, h, &layer.ffn_norm)?;
+        self.point(trace, "post_attention_layernorm", n);
+        let mut n = Input::new(n);
+        let gated = project(g, &layer.gate, &mut n)?;
+        let up = project(g, &layer.up, &mut n)?;
+        let activation = match self.model.config.activation {
+            Activation::Relu2 => gate::Activation::Relu2,
+            Activation::Silu => gate::Activation::Silu,
+        };
+        let mut a = gate::gate(g, activation, gated, up)?;
+        if let Some(weight) = &layer.ffn_sub_norm {
+            a = norm(g, self.model, a, weight)?;
+        }
+        let mut y = project(g, &layer.down, &mut Input::new(a))?;
+        if let Some(weight) = &layer.ffn_post_norm {
+            y = norm(g, self.model, y, weight)?;
+        }
+        self.point(trace, "mlp", y);
+        Ok(y)
+    }
+}

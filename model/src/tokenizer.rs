@@ -1,0 +1,458 @@
+//! Text to token ids and back, for any `tokenizer.json` that the `tokenizers`
+//! crate reads.
+//!
+//! Two ways in: [`Tokenizer::encode`] is what transformers does, so special
+//! tokens written in the text are recognised. [`Tokenizer::encode_bytes`] takes
+//! data (a training document, a file that is not UTF-8): nothing in it becomes
+//! an added token, and [`Tokenizer::decode_bytes`] gives back exactly the same
+//! bytes. Truncation and padding that a file asks for are switched off.
+
+use std::path::{Path, PathBuf};
+
+use tokenizers::{DecoderWrapper, Model as _, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+use crate::byte_level::ByteAlphabet;
+use crate::chat_template::{Message, render};
+use crate::config::Config;
+use crate::error::{BoxError, Error, Result};
+use crate::tensor_write::write_atomic;
+
+/// Names under which files call the token that begins a sequence.
+const BOS_NAMES: &[&str] = &[
+    "<|bos|>",
+    "<|begin_of_text|>",
+    "<bos>",
+    "<s>",
+    "<|endoftext|>",
+];
+/// Names under which files call the token that ends a sequence.
+const EOS_NAMES: &[&str] = &[
+    "<|eos|>",
+    "<|end_of_text|>",
+    "<eos>",
+    "</s>",
+    "<|endoftext|>",
+];
+/// Names under which files call the token that fills a batch.
+const PAD_NAMES: &[&str] = &["<|pad|>", "<pad>", "[PAD]"];
+
+/// A loaded or trained tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    alphabet: Option<ByteAlphabet>,
+    vocab_size: usize,
+    named: Named,
+}
+
+/// What `tokenizer_config.json` says.
+#[derive(Debug, Clone, Default)]
+struct Named {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    chat_template: Option<String>,
+}
+
+/// An encoded text with what tests look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// Tokens as the vocabulary spells them.
+    pub tokens: Vec<String>,
+    /// First and one past the last character of each token in the text.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl Tokenizer {
+    /// Loads a `tokenizer.json`; a `tokenizer_config.json` beside it is asked
+    /// for the names of the special tokens.
+    pub fn load(file: &Path) -> Result<Self> {
+        let bytes = std::fs::read(file).map_err(Error::io(file, "read"))?;
+        let mut tokenizer = Self::parse(file, &bytes)?;
+        let config = file.with_file_name("tokenizer_config.json");
+        if config.is_file() {
+            tokenizer.read_names(&crate::error::read_json(&config)?);
+        }
+        Ok(tokenizer)
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::parse(Path::new("tokenizer"), bytes)
+    }
+
+    fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
+            Error::tokenizer(file, format!("not a tokenizer that can be read: {error}"))
+        })?;
+        Self::from_inner(file, inner)
+    }
+
+    pub(crate) fn from_inner(path: &Path, mut inner: tokenizers::Tokenizer) -> Result<Self> {
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|error| Error::tokenizer(path, error.to_string()))?;
+        let largest = inner.get_vocab(true).into_values().max();
+        let largest = largest.ok_or_else(|| {
+            Error::tokenizer(
+                path,
+                "the vocabulary is empty; train or fetch another tokenizer",
+            )
+        })?;
+        let alphabet = match inner.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => {
+                ByteAlphabet::new(|token| inner.get_model().token_to_id(token))
+            }
+            _ => None,
+        };
+        let path = path.to_path_buf();
+        let vocab_size = largest as usize + 1;
+        Ok(Self {
+            inner,
+            path,
+            alphabet,
+            vocab_size,
+            named: Named::default(),
+        })
+    }
+
+    fn read_names(&mut self, json: &serde_json::Value) {
+        let id = |key: &str| {
+            let entry = json.get(key)?;
+            let name = entry.as_str().or_else(|| entry.get("content")?.as_str())?;
+            self.inner.token_to_id(name)
+        };
+        let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
+        let chat_template = json
+            .get("chat_template")
+            .and_then(|t| t.as_str())
+            .map(str::to_owned);
+        self.named = Named {
+            bos,
+            eos,
+            pad,
+            chat_template,
+        };
+    }
+
+    fn error(&self, error: BoxError) -> Error {
+        Error::tokenizer(&self.path, error.to_string())
+    }
+
+    /// The file it came from, or `tokenizer`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Largest id plus one: the least vocabulary that a model needs.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token as the vocabulary spells it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id, as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The token that begins a sequence: as `tokenizer_config.json` says, else
+    /// by its usual names.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.named.bos.or_else(|| self.first_of(BOS_NAMES))
+    }
+
+    /// The token that ends a sequence, found as in [`Tokenizer::bos_id`].
+    pub fn eos_id(&self) -> Option<u32> {
+        self.named.eos.or_else(|| self.first_of(EOS_NAMES))
+    }
+
+    /// The token that fills a batch, found as in [`Tokenizer::bos_id`].
+    pub fn pad_id(&self) -> Option<u32> {
+        self.named.pad.or_else(|| self.first_of(PAD_NAMES))
+    }
+
+    fn first_of(&self, names: &[&str]) -> Option<u32> {
+        names.iter().find_map(|name| self.token_id(name))
+    }
+
+    /// Whether every byte has a token, so that any bytes can be encoded.
+    pub fn is_byte_level(&self) -> bool {
+        self.alphabet.is_some()
+    }
+
+    /// Checks that every id has a row in the model's embedding.
+    pub fn check_vocab(&self, config: &Config) -> Result<()> {
+        if self.vocab_size <= config.vocab_size {
+            return Ok(());
+        }
+        Err(Error::tokenizer(
+            &self.path,
+            format!(
+                "its ids go up to {} but the model's vocab_size is {}; \
+                 use the tokenizer that the model was made with",
+                self.vocab_size - 1,
+                config.vocab_size
+            ),
+        ))
+    }
+
+    /// The ids of a text; `special` adds what the file's template adds (such
+    /// as the token that begins a sequence).
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, special)
+            .map_err(|e| self.error(e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode`] for a pair of texts.
+    pub fn encode_pair(&self, first: &str, second: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast((first, second), special);
+        Ok(encoding.map_err(|e| self.error(e))?.get_ids().to_vec())
+    }
+
+    /// As [`Tokenizer::encode`], with tokens and offsets in characters.
+    pub fn encode_detailed(&self, text: &str, special: bool) -> Result<Encoded> {
+        let encoding = self.inner.encode_char_offsets(text, special);
+        let encoding = encoding.map_err(|e| self.error(e))?;
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            tokens: encoding.get_tokens().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+        })
+    }
+
+    /// The text of ids, bytes that are not UTF-8 as U+FFFD; ids without a token
+    /// are left out, special ones too where `skip_special`.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| self.error(e))
+    }
+
+    /// Ids of arbitrary bytes, never an added or special token. Stretches of
+    /// valid UTF-8 are split and merged as usual, other bytes have a token each.
+    /// An error where the tokenizer is not byte-level.
+    pub fn encode_bytes(&self, bytes: &[u8]) -> Result<Vec<u32>> {
+        let alphabet = self.alphabet()?;
+        let mut ids = Vec::new();
+        for chunk in bytes.utf8_chunks() {
+            self.encode_plain(alphabet, chunk.valid(), &mut ids)?;
+            ids.extend(chunk.invalid().iter().map(|&byte| alphabet.id(byte)));
+        }
+        Ok(ids)
+    }
+
+    /// The bytes of ids, exactly those that [`Tokenizer::encode_bytes`] was
+    /// given; added tokens stand for their text. An error for an id without a
+    /// token, or where the tokenizer is not byte-level.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        let alphabet = self.alphabet()?;
+        let mut bytes = Vec::new();
+        for &id in ids {
+            let token = self.token(id).ok_or_else(|| {
+                let problem = format!("id {id} has no token; vocab_size is {}", self.vocab_size);
+                Error::tokenizer(&self.path, problem)
+            })?;
+            alphabet.push_bytes(&token, &mut bytes);
+        }
+        Ok(bytes)
+    }
+
+    fn encode_plain(&self, alphabet: &ByteAlphabet, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut pieces = PreTokenizedString::from(text);
+        if let Some(splitter) = self.inner.get_pre_tokenizer() {
+            splitter
+                .pre_tokenize(&mut pieces)
+                .map_err(|e| self.error(e))?;
+        }
+        let model = self.inner.get_model();
+        model
+            .tokenize_in_pretokenized(&mut pieces, None)
+            .map_err(|e| self.error(e))?;
+        let encoding = pieces
+            .into_encoding(None, 0, OffsetType::None)
+            .map_err(|e| self.error(e))?;
+        // A splitter that adds a space or drops a separator would lose bytes:
+        // then this stretch goes byte by byte.
+        if self.decode_bytes(encoding.get_ids())? == text.as_bytes() {
+            ids.extend_from_slice(encoding.get_ids());
+        } else {
+            ids.extend(text.bytes().map(|byte| alphabet.id(byte)));
+        }
+        Ok(())
+    }
+
+    /// A conversation as the folder's chat template writes it; `prompt` asks
+    /// for the opening of the next answer. An error where there is no template
+    /// or one beyond [`crate::chat_template`].
+    pub fn render_chat(&self, messages: &[Message], prompt: bool) -> Result<String> {
+        let file = self.path.with_file_name("tokenizer_config.json");
+        let template = self.named.chat_template.as_deref().ok_or_else(|| {
+            Error::tokenizer(
+                &file,
+                "`chat_template` is missing; give the text as it is to be",
+            )
+        })?;
+        render(template, messages, prompt)
+            .map_err(|problem| Error::tokenizer(&file, format!("`chat_template`: {problem}")))
+    }
+
+    pub(crate) fn byte_alphabet(&self) -> Option<&ByteAlphabet> {
+        self.alphabet.as_ref()
+    }
+
+    /// Whether an id is left out by `skip_special`.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added
+            .simple_id_to_token(id)
+            .is_some_and(|token| added.is_special_token(&token))
+    }
+
+    fn alphabet(&self) -> Result<&ByteAlphabet> {
+        self.alphabet.as_ref().ok_or_else(|| {
+            let problem = "not a byte-level tokenizer, so it cannot take arbitrary bytes; \
+                           use one that `tokenizer train` makes";
+            Error::tokenizer(&self.path, problem)
+        })
+    }
+
+    /// The content of its `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|e| self.error(e))
+    }
+
+    /// Writes a `tokenizer.json`, at once and durably.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        write_atomic(file, self.to_json()?.as_bytes())
+    }
+
+    /// Writes `tokenizer.json` and the `tokenizer_config.json` that lets
+    /// transformers load it with its special tokens.
+    pub fn save_folder(&self, folder: &Path) -> Result<()> {
+        self.save(&folder.join("tokenizer.json"))?;
+        let name = |id: Option<u32>| id.and_then(|id| self.token(id));
+        let config = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": name(self.bos_id()),
+            "eos_token": name(self.eos_id()),
+            "pad_token": name(self.pad_id()),
+            "clean_up_tokenization_spaces": false,
+        });
+        let text = format!("{config:#}\n");
+        write_atomic(&folder.join("tokenizer_config.json"), text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::bpe_train::{BOS, EOS, train_bpe};
+    use crate::config::Family;
+    use crate::presets::preset;
+
+    fn small() -> Tokenizer {
+        train_bpe(["the cat sat on the mat, the cat ran"; 3], 280).unwrap()
+    }
+
+    #[test]
+    fn special_tokens_in_text_and_in_data_differ() {
+        let tokenizer = small();
+        let eos = tokenizer.eos_id().unwrap();
+        assert!(tokenizer.encode("a<|eos|>b", false).unwrap().contains(&eos));
+        let data = tokenizer.encode_bytes(b"a<|eos|>b").unwrap();
+        assert!(!data.contains(&eos));
+        assert_eq!(tokenizer.decode_bytes(&data).unwrap(), b"a<|eos|>b");
+        assert!(tokenizer.is_special(eos) && !tokenizer.is_special(data[0]));
+    }
+
+    #[test]
+    fn ids_beyond_the_vocabulary_are_refused() {
+        let tokenizer = small();
+        let size = tokenizer.vocab_size();
+        let config = |vocab| {
+            preset("test")
+                .unwrap()
+                .config(Family::Bitnet, Some(vocab), None)
+        };
+        tokenizer.check_vocab(&config(size)).unwrap();
+        let message = tokenizer
+            .check_vocab(&config(size - 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(&format!("up to {}", size - 1)),
+            "{message}"
+        );
+        assert!(
+            message.contains(&format!("vocab_size is {}", size - 1)),
+            "{message}"
+        );
+        let error = tokenizer
+            .decode_bytes(&[size as u32])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("has no token"), "{error}");
+    }
+
+    #[test]
+    fn a_saved_folder_loads_with_its_special_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = small();
+        tokenizer.save_folder(folder.path()).unwrap();
+        let loaded = Tokenizer::load(&folder.path().join("tokenizer.json")).unwrap();
+        assert_eq!(loaded.to_json().unwrap(), tokenizer.to_json().unwrap());
+        assert_eq!(loaded.named.bos, tokenizer.token_id(BOS));
+        assert_eq!(loaded.named.eos, tokenizer.token_id(EOS));
+        let again = Tokenizer::from_bytes(tokenizer.to_json().unwrap().as_bytes()).unwrap();
+        assert_eq!(again.pad_id(), tokenizer.pad_id());
+    }
+
+    #[test]
+    fn damaged_files_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokenizer.json");
+        for bytes in [
+            &b""[..],
+            b"{}",
+            b"\xff\xfe",
+            b"[1,2",
+            br#"{"model":{"type":"BPE"}}"#,
+        ] {
+            std::fs::write(&file, bytes).unwrap();
+            let message = Tokenizer::load(&file).unwrap_err().to_string();
+            assert!(message.contains("tokenizer.json"), "{message}");
+        }
+    }
+
+    #[test]
+    fn word_level_tokenizers_have_no_bytes() {
+        let json = br#"{"version":"1.0","added_tokens":[],"normalizer":null,
+            "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
+            "model":{"type":"WordLevel","vocab":{"a":0,"b":5},"unk_token":"a"}}"#;
+        let tokenizer = Tokenizer::from_bytes(json).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 6);
+        assert_eq!(tokenizer.encode("b a", false).unwrap(), [5, 0]);
+        assert!(
+            tokenizer
+                .encode_bytes(b"a")
+                .unwrap_err()
+                .to_string()
+                .contains("byte-level")
+        );
+    }
+}

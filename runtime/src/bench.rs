@@ -1,0 +1,113 @@
+//! Timing rows, and the peaks of a device that their times are held against.
+//!
+//! A peak is measured, not read from a data sheet: *copy* by the `copy` row over buffers
+//! larger than any cache, *arithmetic* by the dense `matmul_nt` row at a square size. The
+//! share of a row is the larger of its two shares (a roofline: Williams, Waterman and
+//! Patterson 2009) and is not clamped: more than 100 % says that a cache was measured.
+
+use crate::check::values;
+use crate::device::Device;
+use crate::error::Result;
+use crate::graph::{Graph, Value};
+use crate::op::{Access, Case, Cost};
+use crate::reference::encode;
+use crate::tensor::Tensor;
+use std::time::Duration;
+
+/// Peaks of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Peaks {
+    /// Bytes read and written per second by a large copy.
+    pub copy: f64,
+    /// f32 operations per second of a dense matrix product.
+    pub arithmetic: f64,
+}
+
+/// One measured case.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Row.
+    pub row: &'static str,
+    /// Label of the case.
+    pub case: String,
+    /// Kernel variant.
+    pub variant: String,
+    /// Median time of one run.
+    pub time: Duration,
+    /// What the run must move and compute.
+    pub cost: Cost,
+}
+
+impl Measured {
+    /// Bytes per second.
+    pub fn bandwidth(&self) -> f64 {
+        (self.cost.read + self.cost.written) as f64 / self.time.as_secs_f64().max(1e-12)
+    }
+
+    /// Operations per second.
+    pub fn arithmetic(&self) -> f64 {
+        self.cost.ops as f64 / self.time.as_secs_f64().max(1e-12)
+    }
+
+    /// The larger of the two shares of a device's peaks.
+    pub fn share(&self, peaks: &Peaks) -> f64 {
+        (self.bandwidth() / peaks.copy).max(self.arithmetic() / peaks.arithmetic)
+    }
+}
+
+/// Distinct sets of operands that a timing rotates over at most, so that caches do not hold them.
+const SETS: u64 = 8;
+/// Bytes that the sets should exceed together: twice the largest last-level cache in common use.
+const SPREAD: u64 = 256 << 20;
+
+/// Measures one case for about `seconds`.
+pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
+    let specs = case.specs();
+    let bytes: u64 = specs.iter().map(|s| s.bytes()).sum();
+    let sets = (SPREAD / bytes.max(1) + 1).clamp(1, SETS);
+    let inputs = values(case, 1);
+    let mut graph = Graph::new(format!("bench {}", case.op.row().name));
+    let mut tensors = Vec::new();
+    for _ in 0..sets {
+        let mut bound: Vec<Value> = Vec::new();
+        for (operand, input) in case.op.row().signature.operands.iter().zip(&inputs).zip(&specs).map(|((o, i), s)| ((o, s), i)) {
+            let (info, spec) = operand;
+            let tensor = Tensor::state(info.name, spec.shape.clone(), spec.dtype);
+            device.allocate(&tensor)?;
+            if info.access != Access::Out {
+                device.write(&tensor, &encode(spec, input))?;
+            }
+            bound.push(graph.bind(&tensor));
+            tensors.push(tensor);
+        }
+        graph.record(case.op, &bound)?;
+    }
+    let program = device.prepare(&graph)?;
+    let first = program.time(1)?;
+    let once = first.total.first().copied().unwrap_or_default().as_secs_f64();
+    let repeats = (seconds / once.max(1e-6)).clamp(3.0, 200.0) as u32;
+    let timings = program.time(repeats)?;
+    let mut nodes = timings.nodes;
+    nodes.sort_unstable();
+    let mut totals = timings.total;
+    totals.sort_unstable();
+    let whole = totals.get(totals.len() / 2).copied().unwrap_or_default() / sets as u32;
+    let time = nodes.get(nodes.len() / 2).copied().unwrap_or(whole);
+    let variant = match device.backend().supports(&case.op, &specs) {
+        crate::device::Support::Variant(name) => name.to_string(),
+        crate::device::Support::Missing(_) => String::new(),
+    };
+    Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost: case.op.cost(&specs) })
+}
+
+/// Measures the peaks of a device for about `seconds` each.
+pub fn peaks(device: &Device, seconds: f64) -> Result<Peaks> {
+    use crate::ops::{copy::Copy, matmul_nt::MatmulNt};
+    let rows = if device.caps().software { 4096 } else { 16 * 1024 };
+    let copy = Case::new("copy peak", Copy { m: rows, k: 2048 });
+    let copy = measure(device, &copy, seconds)?;
+    let side = if device.caps().software { 512 } else { 2048 };
+    let product = Case::new("matmul peak", MatmulNt::whole(side, side, side));
+    let product = measure(device, &product, seconds)?;
+    Ok(Peaks { copy: copy.bandwidth(), arithmetic: product.arithmetic() })
+}

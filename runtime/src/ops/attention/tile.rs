@@ -1,0 +1,106 @@
+//! Small dense tiles in scratch memory, and what fills them: the inner loops of all attention rows.
+
+use crate::dtype::DType;
+use crate::op::Args;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Keys (or, in the gradient of keys, query rows) that one tile holds.
+pub(crate) const KEYS: usize = 64;
+
+/// Rows of a tile of queries, roughly: tokens times the heads that share keys.
+pub(crate) const ROWS: usize = 64;
+
+/// Rows and columns of the register tile of [`multiply_add`].
+const REGISTER: (usize, usize) = (4, 8);
+
+/// Rows that a tile for `n` of them needs as the left factor of [`multiply_add`].
+pub(crate) fn padded_rows(n: usize) -> usize {
+    n.next_multiple_of(REGISTER.0)
+}
+
+/// Columns that a tile for `n` of them needs as the right factor of [`multiply_add`].
+pub(crate) fn padded_columns(n: usize) -> usize {
+    n.next_multiple_of(REGISTER.1)
+}
+
+/// `c[r,n] += a[r,k] · b[k,n]`, row-major without gaps, `r` padded for rows and `n` for columns.
+/// Every element is summed over `k` in order.
+pub(crate) fn multiply_add(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
+    const WIDE: usize = REGISTER.1;
+    for (c, a) in c.chunks_exact_mut(REGISTER.0 * n).zip(a.chunks_exact(REGISTER.0 * k)) {
+        let (a0, a) = a.split_at(k);
+        let (a1, a) = a.split_at(k);
+        let (a2, a3) = a.split_at(k);
+        for j in 0..n / WIDE {
+            let mut sums = [[0f32; WIDE]; REGISTER.0];
+            let rows = a0.iter().zip(a1).zip(a2).zip(a3).zip(b.chunks_exact(n));
+            for ((((a0, a1), a2), a3), b) in rows {
+                let b = &b.as_chunks::<WIDE>().0[j];
+                for (sums, a) in sums.iter_mut().zip([a0, a1, a2, a3]) {
+                    for (sum, b) in sums.iter_mut().zip(b) {
+                        *sum += a * b;
+                    }
+                }
+            }
+            for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
+                for (c, sum) in c.as_chunks_mut::<WIDE>().0[j].iter_mut().zip(sums) {
+                    *c += sum;
+                }
+            }
+        }
+    }
+}
+
+/// Keys or values as they are stored.
+#[derive(Clone, Copy)]
+pub(crate) enum Cache<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision; rows are even, so there is no padding.
+    F16(&'a [f16]),
+}
+
+impl<'a> Cache<'a> {
+    /// Operand `i`.
+    pub(crate) fn of(args: &Args<'a>, i: usize) -> Cache<'a> {
+        match args.spec(i).dtype {
+            DType::F16 => Cache::F16(args.read(i)),
+            _ => Cache::F32(args.read(i)),
+        }
+    }
+
+    /// The `n` elements from `at` on; `buffer` holds them if they must be converted.
+    pub(crate) fn row<'b>(&'b self, at: usize, n: usize, buffer: &'b mut [f32]) -> &'b [f32] {
+        match self {
+            Cache::F32(data) => &data[at..at + n],
+            Cache::F16(data) => {
+                data[at..at + n].convert_to_f32_slice(&mut buffer[..n]);
+                &buffer[..n]
+            }
+        }
+    }
+}
+
+/// Rows of `width` elements in a tile with rows of `padded`; what is past a row or past the last
+/// row becomes zero, as do rows that `row` does not give.
+pub(crate) fn gather<'a>(tile: &mut [f32], padded: usize, row: impl Fn(usize) -> Option<&'a [f32]>) {
+    for (r, out) in tile.chunks_exact_mut(padded).enumerate() {
+        let taken = row(r).map_or(0, |row| {
+            out[..row.len()].copy_from_slice(row);
+            row.len()
+        });
+        out[taken..].fill(0.0);
+    }
+}
+
+/// `out[columns, rows]` of the first `columns` elements of every row of `tile`, which has rows of
+/// `padded`; `out` has as many columns as the tile has rows.
+pub(crate) fn transpose(out: &mut [f32], tile: &[f32], padded: usize) {
+    let rows = tile.len() / padded;
+    for (c, out) in out.chunks_exact_mut(rows).enumerate() {
+        for (out, row) in out.iter_mut().zip(tile.chunks_exact(padded)) {
+            *out = row[c];
+        }
+    }
+}

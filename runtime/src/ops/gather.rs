@@ -1,0 +1,158 @@
+//! Embedding lookup: row `i` of `y[m,d]` is row `ids[i]` of `table[v,d]`; an id past the table
+//! gives zeros.
+//!
+//! A piece of a cut op binds rows `row0..row0+v` of a table of `total` rows and writes the tokens
+//! whose id lies there; the first piece also writes the zeros. Recorded ops have `row0 = 0` and
+//! `total = v`.
+
+use crate::cpu::parallel;
+use crate::dtype::Spec;
+use crate::error::Result;
+use crate::gradient::GradCx;
+use crate::graph::{Graph, Value};
+use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::gather_grad;
+use crate::reference::RefTensor;
+
+/// Parameters.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Gather {
+    /// Tokens.
+    pub m: u32,
+    /// Columns.
+    pub d: u32,
+    /// Rows of the table that are bound.
+    pub v: u32,
+    /// The first of them.
+    pub row0: u32,
+    /// Rows of the whole table.
+    pub total: u32,
+}
+
+/// Records the lookup of `ids` (any shape, `m` elements) in `table[v,d]`; gives `[m,d]`.
+pub fn gather(g: &mut Graph, table: Value, ids: Value) -> Result<Value> {
+    let (v, d, m) = (g.spec(table).rows() as u32, g.spec(table).cols() as u32, g.spec(ids).elements());
+    let ids = g.view(ids, [m])?;
+    g.apply(Gather { m: m as u32, d, v, row0: 0, total: v }, &[table, ids])
+}
+
+impl Kernel for Gather {
+    const NAME: &'static str = "gather";
+    const SIGNATURE: &'static str = "table[v,d]:f32 ids[m]:u32 -> y[m,d]:f32";
+    const GRADIENT: Gradient = Gradient::Rule;
+    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "plain",
+        file: "gather",
+        needs: Needs::NONE,
+        defines: &[],
+        when: |_, _| true,
+        launch: |op, _| Launch::groups((op.m as usize * op.d as usize).div_ceil(256)),
+    }];
+
+    fn dims(&self) -> Vec<(&'static str, usize)> {
+        vec![("m", self.m as usize), ("d", self.d as usize), ("v", self.v as usize)]
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let whole = self.row0 == 0 && self.total == self.v;
+        whole.then_some(()).ok_or_else(|| "a recorded lookup binds the whole table: row0 = 0 and total = v".into())
+    }
+
+    fn reference(&self, t: &mut [RefTensor]) {
+        let [table, ids, y] = t else { return };
+        let (d, row0, v) = (self.d as usize, self.row0 as usize, self.v as usize);
+        for (y, &id) in y.data.chunks_exact_mut(d).zip(&ids.data) {
+            let id = id as usize;
+            if (row0..row0 + v).contains(&id) {
+                y.copy_from_slice(table.row(id - row0));
+            } else if row0 == 0 && id >= self.total as usize {
+                y.fill(0.0);
+            }
+        }
+    }
+
+    fn cpu(&self, mut args: Args<'_>) {
+        let d = self.d as usize;
+        let (table, ids) = (args.read::<f32>(0), args.read::<u32>(1));
+        parallel::rows(args.write::<f32>(2), d, d, |i, y| {
+            // Ids before the window wrap to large numbers.
+            let row = ids[i].wrapping_sub(self.row0);
+            if row < self.v {
+                y.copy_from_slice(&table[row as usize * d..][..d]);
+            } else if self.row0 == 0 && ids[i] >= self.total {
+                y.fill(0.0);
+            }
+        });
+    }
+
+    fn operations(&self) -> u64 {
+        0
+    }
+
+    fn traffic(&self, _: &[Spec]) -> (u64, u64) {
+        let rows = 4 * u64::from(self.m) * u64::from(self.d);
+        (rows + 4 * u64::from(self.m), rows)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::Exact
+    }
+
+    fn cases(size: Size) -> Vec<Case> {
+        let case = |(m, d, v): (u32, u32, u32)| {
+            // Every id of the smaller tables comes up, and two past their end.
+            let ids = Fill::Integers(0, i64::from(v) + 2);
+            Case::new(format!("{m}x{d} of {v}"), Gather { m, d, v, row0: 0, total: v }).fill("ids", ids)
+        };
+        shapes(size).into_iter().map(case).collect()
+    }
+
+    fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
+        if let (Some(dy), true) = (cx.upstream(2), cx.wanted(0)) {
+            let (ids, dw) = (cx.operand(1), cx.accumulator(0)?);
+            gather_grad::gather_grad_add(cx.graph, ids, dy, dw)?;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Self>>> {
+        let windows = windows(operands, 0, limit)?;
+        let piece = |(row0, v): (usize, usize)| Piece {
+            op: Gather { row0: row0 as u32, v: v as u32, ..*self },
+            rows: vec![(row0, v), (0, 1), (0, self.m as usize)],
+        };
+        Some(windows.into_iter().map(piece).collect())
+    }
+}
+
+/// `(m, d, v)` of test cases.
+pub(super) fn shapes(size: Size) -> Vec<(u32, u32, u32)> {
+    match size {
+        Size::Small => vec![(7, 3, 4)],
+        Size::Ragged => vec![(1, 1, 1), (65, 67, 9), (300, 5, 1031), (600, 301, 2)],
+        Size::Bench => vec![(1, 768, 65_536), (512, 768, 65_536), (512, 2560, 16_384)],
+    }
+}
+
+/// Windows of the table, operand `table`, when all others are bound whole.
+pub(super) fn windows(operands: &[Spec], table: usize, limit: u64) -> Option<Vec<(usize, usize)>> {
+    let spec = &operands[table];
+    let most = (limit / spec.row_bytes().max(1)).min(spec.rows() as u64) as usize;
+    let others_fit = operands.iter().enumerate().all(|(i, s)| i == table || s.bytes() <= limit);
+    let window = |row0| (row0, most.min(spec.rows() - row0));
+    (most > 0 && others_fit).then(|| (0..spec.rows()).step_by(most).map(window).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pieces;
+
+    #[test]
+    fn pieces_equal_the_whole() {
+        let op = Gather { m: 20, d: 3, v: 50, row0: 0, total: 50 };
+        let case = Case::new("", op).fill("ids", Fill::Integers(0, 60));
+        assert_eq!(pieces::compare(&case, 20 * 3 * 4, &[]), 3);
+    }
+}

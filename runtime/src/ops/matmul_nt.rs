@@ -1,0 +1,169 @@
+//! Dense product with a transposed weight: `y[m,n] = x[m,k] · w[n,k]ᵀ`.
+//!
+//! A piece of a cut op binds rows `n0..n0+n` of the weight and writes columns `n0..n0+n` of `y`,
+//! whose rows have `l` columns; recorded ops have `n0 = 0` and `l = n`.
+
+use crate::cpu::parallel;
+use crate::dtype::Spec;
+use crate::error::Result;
+use crate::gradient::GradCx;
+use crate::graph::{Graph, Value};
+use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
+use crate::ops::matmul::{FEW, Window, shapes, tiles, windows};
+use crate::ops::{matmul_nn, matmul_tn};
+use crate::reference::RefTensor;
+
+/// Parameters.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct MatmulNt {
+    /// Rows of `x` and `y`.
+    pub m: u32,
+    /// Rows of `w` that are bound.
+    pub n: u32,
+    /// Columns of `x` and `w`.
+    pub k: u32,
+    /// First column of `y` that is written.
+    pub n0: u32,
+    /// Columns of `y`.
+    pub l: u32,
+}
+
+impl MatmulNt {
+    /// The product of whole `x[m,k]` and `w[n,k]`.
+    pub fn whole(m: u32, n: u32, k: u32) -> Self {
+        MatmulNt { m, n, k, n0: 0, l: n }
+    }
+}
+
+/// Records `x · wᵀ` for `x[..,k]` (any shape, seen as `[m,k]`) and `w[n,k]`; gives `[m,n]`.
+pub fn matmul_nt(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
+    let (m, k, n) = (g.spec(x).rows(), g.spec(x).cols(), g.spec(w).rows());
+    let x = g.view(x, [m, k])?;
+    g.apply(MatmulNt::whole(m as u32, n as u32, k as u32), &[x, w])
+}
+
+impl Kernel for MatmulNt {
+    const NAME: &'static str = "matmul_nt";
+    const SIGNATURE: &'static str = "x[m,k]:f32 w[n,k]:f32 -> y[m,l]:f32";
+    const GRADIENT: Gradient = Gradient::Rule;
+    const WGSL: &'static [Wgsl<Self>] = &[
+        Wgsl {
+            name: "gemv",
+            file: "matmul_nt_gemv",
+            needs: Needs::NONE,
+            defines: &[],
+            when: |op, _| op.m as usize <= FEW,
+            launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
+        },
+        Wgsl {
+            name: "tiled",
+            file: "matmul_nt",
+            needs: Needs::NONE,
+            defines: &[],
+            when: |_, _| true,
+            launch: |op, _| tiles(op.m, op.n),
+        },
+    ];
+
+    fn dims(&self) -> Vec<(&'static str, usize)> {
+        [("m", self.m), ("n", self.n), ("k", self.k), ("l", self.l)].map(|(name, d)| (name, d as usize)).to_vec()
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let whole = self.n0 == 0 && self.l == self.n;
+        whole.then_some(()).ok_or_else(|| "a recorded product writes all columns: n0 = 0 and l = n".into())
+    }
+
+    fn reference(&self, t: &mut [RefTensor]) {
+        let [x, w, y] = t else { return };
+        for i in 0..self.m as usize {
+            for j in 0..self.n as usize {
+                let dot: f64 = x.row(i).iter().zip(w.row(j)).map(|(x, w)| x * w).sum();
+                y.data[i * self.l as usize + self.n0 as usize + j] = dot;
+            }
+        }
+    }
+
+    fn cpu(&self, mut args: Args<'_>) {
+        let [m, n, k, n0, l] = [self.m, self.n, self.k, self.n0, self.l].map(|v| v as usize);
+        let (x, w, y) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+        if m <= FEW {
+            few(x, w, k, m, y, n0, n, l);
+            return;
+        }
+        let (a, b) = (Matrix { data: x, row: k, col: 1 }, Matrix { data: w, row: 1, col: k });
+        gemm(&mut y[n0..], l, Extents { m, n, depth: k }, a, b, false);
+    }
+
+    fn operations(&self) -> u64 {
+        2 * u64::from(self.m) * u64::from(self.n) * u64::from(self.k)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::Float { max: 1e-5, why: "a sum of k products in f32, in lanes or in order" }
+    }
+
+    fn cases(size: Size) -> Vec<Case> {
+        let op = |(m, n, k)| MatmulNt { m, n, k, n0: 0, l: n };
+        shapes(size).into_iter().map(|s| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s))).collect()
+    }
+
+    fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
+        let Some(dy) = cx.upstream(2) else { return Ok(()) };
+        let (x, w) = (cx.operand(0), cx.operand(1));
+        if cx.wanted(0) {
+            let dx = matmul_nn::matmul_nn(cx.graph, dy, w)?;
+            cx.give(0, dx);
+        }
+        if cx.wanted(1) {
+            let dw = cx.accumulator(1)?;
+            matmul_tn::matmul_tn_add(cx.graph, dy, x, dw)?;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Self>>> {
+        let windows = windows(operands, [0, 2], 1, limit)?;
+        let piece = |w: &Window| Piece {
+            op: MatmulNt { m: w.m as u32, n: w.n as u32, n0: w.n0 as u32, ..*self },
+            rows: vec![w.batch(), w.weight(), w.batch()],
+        };
+        Some(windows.iter().map(piece).collect())
+    }
+}
+
+/// A few rows of `x`: each row of `w` is read from memory once, for all of them.
+#[allow(clippy::too_many_arguments)]
+fn few(x: &[f32], w: &[f32], k: usize, m: usize, y: &mut [f32], n0: usize, n: usize, l: usize) {
+    if m == 1 {
+        parallel::rows(&mut y[n0..n0 + n], 1, k, |j, y| y[0] = dot(x, &w[j * k..(j + 1) * k]));
+        return;
+    }
+    let mut columns = vec![0f32; n * m];
+    parallel::rows(&mut columns, m, m * k, |j, column| {
+        for (y, x) in column.iter_mut().zip(x.chunks_exact(k)) {
+            *y = dot(x, &w[j * k..(j + 1) * k]);
+        }
+    });
+    for (i, y) in y.chunks_exact_mut(l).enumerate() {
+        for (y, column) in y[n0..n0 + n].iter_mut().zip(columns.chunks_exact(m)) {
+            *y = column[i];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pieces;
+
+    #[test]
+    fn pieces_equal_the_whole() {
+        for m in [2, 70] {
+            let case = Case::new("", MatmulNt { m, n: 150, k: 20, n0: 0, l: 150 });
+            assert!(pieces::compare(&case, 64 * 20 * 4, &[]) >= 3 * m as usize / 8);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Product of int8 activations with ternary weights: `y_ij = (Σ_l t_jl · x_il) · (xs_i · ws)`.
+//!
+//! The sum is an exact `i32`; the two scales are multiplied first, then with the sum, on every
+//! device, so equal codes and scales give equal bits. Gradients of codes are those of the
+//! dequantised values: `dX̂ = dY · Ŵ`, `dŴ += dYᵀ · X̂`.
+
+mod cpu;
+
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code)]
+mod arm;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod x86;
+
+use crate::dtype::Spec;
+use crate::error::Result;
+use crate::gradient::GradCx;
+use crate::graph::{Graph, Value};
+use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::dequantize_int8::dequantize_int8;
+use crate::ops::dequantize_ternary::dequantize_ternary;
+use crate::ops::matmul_nn::matmul_nn;
+use crate::ops::matmul_tn::matmul_tn_add;
+use crate::reference::RefTensor;
+
+/// Largest `k`: sums of `3 · 128 · k` stay within an `i32`.
+const LONGEST: u32 = 1 << 22;
+
+/// Parameters.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct TernaryMatmul {
+    /// Rows of `x` and `y`.
+    pub m: u32,
+    /// Rows of `w`.
+    pub n: u32,
+    /// Columns of `w` and `x`.
+    pub k: u32,
+    /// Columns of `y`: `n`, or more in a piece of a cut op.
+    pub l: u32,
+    /// Column of `y` where the first row of `w` goes: 0, or more in a piece of a cut op.
+    pub n0: u32,
+}
+
+/// Records `y[m,n]` of weights `w[n,k]` with scale `ws[1]` and activations `x[m,k]` with scales `xs[m]`.
+pub fn ternary_matmul(g: &mut Graph, w: Value, ws: Value, x: Value, xs: Value) -> Result<Value> {
+    let (m, n, k) = (g.spec(x).rows() as u32, g.spec(w).rows() as u32, g.spec(w).cols() as u32);
+    g.apply(TernaryMatmul { m, n, k, l: n, n0: 0 }, &[w, ws, x, xs])
+}
+
+impl Kernel for TernaryMatmul {
+    const NAME: &'static str = "ternary_matmul";
+    const SIGNATURE: &'static str = "w[n,k]:t2 ws[1]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32";
+    const GRADIENT: Gradient = Gradient::Rule;
+    const CONSTANT: &'static [&'static str] = &["ws", "xs"];
+    const WGSL: &'static [Wgsl<Self>] = &[
+        Wgsl {
+            name: "matvec",
+            file: "ternary_matvec",
+            needs: Needs::NONE,
+            defines: &[("ROWS", 1)],
+            when: |op, _| op.m == 1,
+            launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
+        },
+        Wgsl {
+            name: "matvec4",
+            file: "ternary_matvec",
+            needs: Needs::NONE,
+            defines: &[("ROWS", 4)],
+            when: |op, _| op.m > 1 && op.m <= 8,
+            launch: |op, _| Launch::groups((op.n as usize).div_ceil(8) * (op.m as usize).div_ceil(4)),
+        },
+        Wgsl {
+            name: "plain",
+            file: "ternary_matmul",
+            needs: Needs::NONE,
+            defines: &[],
+            when: |_, _| true,
+            launch: |op, _| Launch::groups((op.n as usize).div_ceil(64) * (op.m as usize).div_ceil(64)),
+        },
+    ];
+
+    fn dims(&self) -> Vec<(&'static str, usize)> {
+        vec![("m", self.m as usize), ("n", self.n as usize), ("k", self.k as usize), ("l", self.l as usize)]
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.l != self.n || self.n0 != 0 {
+            return Err(format!("ternary_matmul: columns {}+{} of {} are for pieces only", self.n0, self.n, self.l));
+        }
+        if self.k > LONGEST {
+            return Err(format!("ternary_matmul: k is {}, but sums are exact up to {LONGEST} only", self.k));
+        }
+        Ok(())
+    }
+
+    fn reference(&self, t: &mut [RefTensor]) {
+        let [w, ws, x, xs, y] = t else { return };
+        for i in 0..self.m as usize {
+            for j in 0..self.n as usize {
+                let sum: f64 = w.row(j).iter().zip(x.row(i)).map(|(w, x)| w * x).sum();
+                y.data[i * self.l as usize + self.n0 as usize + j] = sum * (xs.data[i] * ws.data[0]);
+            }
+        }
+    }
+
+    fn cpu(&self, mut args: Args<'_>) {
+        let (w, ws) = (args.read::<u8>(0), args.read::<f32>(1)[0]);
+        let (x, xs) = (args.read::<u32>(2), args.read::<f32>(3));
+        cpu::matmul(cpu::Path::best(), self, &cpu::Inputs { w, ws, x, xs }, args.write::<f32>(4));
+    }
+
+    fn operations(&self) -> u64 {
+        2 * u64::from(self.m) * u64::from(self.n) * u64::from(self.k)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::Float { max: 4e-7, why: "an exact integer and two products of f32" }
+    }
+
+    fn cases(size: Size) -> Vec<Case> {
+        let shapes: &[(u32, u32, u32)] = match size {
+            Size::Small => &[(1, 3, 8), (3, 5, 20)],
+            Size::Ragged => {
+                &[(1, 1, 1), (1, 70, 1031), (3, 67, 259), (6, 9, 4099), (9, 130, 77), (67, 129, 515), (130, 61, 16)]
+            }
+            Size::Bench => &[(1, 768, 768), (512, 768, 768), (512, 2048, 768), (1, 6912, 2560), (512, 2560, 6912)],
+        };
+        let case = |&(m, n, k): &(u32, u32, u32)| {
+            Case::new(format!("{m}x{n}x{k}"), TernaryMatmul { m, n, k, l: n, n0: 0 })
+                .scaled_by("w", "ws")
+                .scaled_by("x", "xs")
+                .fill("ws", Fill::Uniform(0.5, 2.0))
+                .fill("xs", Fill::Uniform(0.01, 0.1))
+        };
+        let mut cases: Vec<Case> = shapes.iter().map(case).collect();
+        if size == Size::Ragged {
+            for shape in [(1, 65, 2573), (7, 33, 300), (65, 66, 67)] {
+                let mut unit = case(&shape).fill("ws", Fill::Constant(1.0)).fill("xs", Fill::Constant(1.0)).exact();
+                unit.label = format!("{} integers", unit.label);
+                cases.push(unit);
+            }
+            let extreme = case(&(2, 5, 8000)).fill("x", Fill::Constant(-128.0)).fill("w", Fill::Constant(1.0));
+            let mut extreme = extreme.fill("ws", Fill::Constant(0.5)).fill("xs", Fill::Constant(0.25)).exact();
+            extreme.label = format!("{} largest codes", extreme.label);
+            cases.push(extreme);
+        }
+        cases
+    }
+
+    fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
+        let Some(dy) = cx.upstream(4) else { return Ok(()) };
+        let (w, ws, x, xs) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.operand(3));
+        if cx.wanted(2) {
+            let values = dequantize_ternary(cx.graph, w, ws)?;
+            let dx = matmul_nn(cx.graph, dy, values)?;
+            cx.give(2, dx);
+        }
+        if cx.wanted(0) {
+            let values = dequantize_int8(cx.graph, x, xs)?;
+            let dw = cx.accumulator(0)?;
+            matmul_tn_add(cx.graph, dy, values, dw)?;
+        }
+        Ok(())
+    }
+
+    fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Self>>> {
+        let [w, _, x, xs, y] = operands else { return None };
+        if x.bytes().max(xs.bytes()).max(y.bytes()) > limit {
+            return None;
+        }
+        let (m, n) = (self.m as usize, self.n as usize);
+        let fit = usize::try_from(limit / w.row_bytes()).unwrap_or(usize::MAX);
+        // Rows of whole words: 64 of them are a multiple of 256 bytes, as bindings must be.
+        let most = if fit >= 64 { fit / 64 * 64 } else { fit };
+        let pieces = (0..n).step_by(most.max(1)).map(|first| {
+            let count = most.min(n - first);
+            let op = TernaryMatmul { n: count as u32, n0: self.n0 + first as u32, ..*self };
+            Piece { op, rows: vec![(first, count), (0, 1), (0, m), (0, 1), (0, m)] }
+        });
+        (most > 0).then(|| pieces.collect())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,25 @@
+// y[m, n] = x[m, n] + b[n].
+// One invocation an element.
+
+struct Params {
+    m: u32,
+    n: u32,
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [m, n]
+@group(0) @binding(1) var<storage, read> b: array<f32>; // [n]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [m, n]
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(local_invocation_index) lid: u32,
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let at = (wid.y * groups.x + wid.x) * 256u + lid;
+    if at >= p.m * p.n {
+        return;
+    }
+    y[at] = x[at] + b[at % p.n];
+}

@@ -1,0 +1,66 @@
+// y[m, k] = sum over j < n of x[m, n0 + j] * w[j, k], added to y where add is 1; rows of x
+// have l columns.
+// One workgroup of 256 a tile of 64x64.
+
+//!include "dense_tile"
+
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    n0: u32,
+    l: u32,
+    add: u32,
+}
+
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [m, l]
+@group(0) @binding(1) var<storage, read> w: array<f32>; // [n, k]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [m, k]
+
+const A_BY_DEPTH: bool = true;
+const B_BY_DEPTH: bool = false;
+
+fn load_a(i: u32, d: u32) -> f32 {
+    if i < p.m && d < p.n {
+        return x[i * p.l + p.n0 + d];
+    }
+    return 0.0;
+}
+
+fn load_b(d: u32, j: u32) -> f32 {
+    if d < p.n && j < p.k {
+        return w[d * p.k + j];
+    }
+    return 0.0;
+}
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(local_invocation_index) lid: u32,
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let group = wid.y * groups.x + wid.x;
+    let across = (p.k + TILE - 1u) / TILE;
+    let first_row = group / across * TILE;
+    let first_column = group % across * TILE;
+    if first_row >= p.m {
+        return;
+    }
+    var sum = dense_tile(lid, first_row, first_column, p.n);
+    for (var r = 0u; r < 4u; r++) {
+        let i = first_row + tile_row(lid) + r;
+        for (var c = 0u; c < 4u; c++) {
+            let j = first_column + tile_column(lid) + 16u * c;
+            if i < p.m && j < p.k {
+                let at = i * p.k + j;
+                var value = sum[r][c];
+                if p.add != 0u {
+                    value += y[at];
+                }
+                y[at] = value;
+            }
+        }
+    }
+}

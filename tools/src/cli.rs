@@ -1,0 +1,349 @@
+//! The command line's grammar.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Train and run ternary transformers on the GPU you own.
+#[derive(Parser, Debug)]
+#[command(name = "tritter", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  tritter demo                              watch a ternary model learn, here and now
+  tritter devices                           what this machine can run on
+  tritter tokenizer train notes/ -o tok.json --vocab 4096
+  tritter train --data notes/ --preset test --tokenizer tok.json --out run --steps 500
+  tritter generate run \"The river\" -n 100
+  tritter pack run packed                   2-bit weights for inference";
+
+/// Options that every command takes.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Where to run: auto, cpu, wgpu, wgpu:N, cuda or cuda:N
+    #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: String,
+    /// Threads of the CPU kernels [default: all]
+    #[arg(short, long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object on standard output and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Train a small ternary model on embedded text for a minute and generate from it
+    #[command(after_help = "Example:\n  tritter demo --seconds 60")]
+    Demo(Demo),
+    /// Train a model from scratch, or go on with a run
+    #[command(after_help = "Examples:
+  tritter train --data text/ --preset test --tokenizer tok.json --out run --steps 1000
+  tritter train --data text/ --preset test --tokenizer tok.json --out run --steps 2000 --resume")]
+    Train(Train),
+    /// Generate text
+    #[command(after_help = "Examples:
+  tritter generate run \"Once\" -n 200 --temperature 0.8 --top-k 40 --seed 7
+  echo Once | tritter generate run")]
+    Generate(Generate),
+    /// Train a tokenizer, or encode and decode with one
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// List devices
+    Devices,
+    /// Check every kernel of a device against its f64 reference
+    Check(Check),
+    /// Measure kernels, decoding or training
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Say what a model takes in memory before anything is allocated
+    #[command(after_help = "Examples:\n  tritter plan 7B --context 131072\n  tritter plan run --train --batch 8 --context 512")]
+    Plan(Plan),
+    /// Write a model's ternary weights in two bits each
+    Pack(Pack),
+    /// Write a packed model as a plain dense one (masters cannot be recovered)
+    Unpack(Unpack),
+    /// Recompute the golden outputs of a folder and compare
+    Validate(Validate),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Seconds to train
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// Folder for the model [default: a temporary one, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Seed of weights and batches
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Block of `--arch`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arch {
+    /// BitNet b1.58 (transformers' BitNetForCausalLM)
+    Bitnet,
+    /// Llama, dense
+    Llama,
+    /// BitNet with QK-norm and a norm on the feed-forward branch
+    Tritter,
+}
+
+/// Course of the learning rate.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// Warm-up, then cosine to a tenth
+    Cosine,
+    /// Warm-up, then constant
+    Constant,
+    /// Two stages with weight decay that ends (BitNet b1.58)
+    TwoStage,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Train {
+    /// Text: files, folders (ignore files are honoured) or .jsonl with `text`
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub(crate) data: Vec<PathBuf>,
+    /// Shape: test, 125M, 350M, 1B, 3B, 7B, …
+    #[arg(long, default_value = "test", value_name = "NAME")]
+    pub(crate) preset: String,
+    /// Block
+    #[arg(long, value_enum, default_value_t = Arch::Bitnet)]
+    pub(crate) arch: Arch,
+    /// tokenizer.json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: PathBuf,
+    /// Folder of the run: a loadable model at every moment
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Optimiser steps in all (resuming counts those done)
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) steps: u64,
+    /// Sequences in a micro-batch
+    #[arg(long, default_value_t = 8)]
+    pub(crate) batch: usize,
+    /// Micro-batches whose gradients are added up for one step
+    #[arg(long, default_value_t = 1)]
+    pub(crate) accumulate: usize,
+    /// Tokens in a sequence
+    #[arg(long, default_value_t = 256)]
+    pub(crate) context: usize,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 1.5e-3)]
+    pub(crate) lr: f64,
+    /// Course of the learning rate
+    #[arg(long, value_enum, default_value_t = Course::TwoStage)]
+    pub(crate) schedule: Course,
+    /// Steps of linear warm-up [default: 2 % of the steps, at most 500]
+    #[arg(long, value_name = "N")]
+    pub(crate) warmup: Option<u64>,
+    /// Weight decay of matrices
+    #[arg(long, default_value_t = 0.1)]
+    pub(crate) weight_decay: f64,
+    /// Largest gradient norm; 0 does not clip
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) clip: f64,
+    /// Seed of weights and batches
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Steps between checkpoints; 0 saves at the end only
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub(crate) checkpoint_every: u64,
+    /// Steps between evaluations on held-out text
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) evaluate_every: u64,
+    /// Share of the text that is held out
+    #[arg(long, default_value_t = 0.05, value_name = "SHARE")]
+    pub(crate) validation: f64,
+    /// Compute each layer again in the backward pass instead of keeping it
+    #[arg(long)]
+    pub(crate) recompute: bool,
+    /// Go on with the run in --out
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Generate {
+    /// Model folder, or a Hub id that is in the local cache
+    pub(crate) model: String,
+    /// Text to continue [default: standard input]
+    pub(crate) prompt: Option<String>,
+    /// Tokens to generate at most
+    #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
+    pub(crate) max_tokens: usize,
+    /// Positions of the cache [default: prompt and --max-tokens]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// 0 is greedy [default: of generation_config.json]
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Keep the smallest set of tokens with this probability
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Drop tokens below this share of the most likely one
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
+    /// Divide the logits of tokens seen by this
+    #[arg(long, value_name = "X")]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// Seed of sampling [default: of the clock; it is printed]
+    #[arg(short, long)]
+    pub(crate) seed: Option<u64>,
+    /// Cache in f16 instead of f32
+    #[arg(long)]
+    pub(crate) cache_f16: bool,
+    /// Go on after an end-of-text token
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Tokenizer {
+    /// Train a byte-level BPE
+    Train {
+        /// Files, folders or .jsonl
+        #[arg(required = true)]
+        data: Vec<PathBuf>,
+        /// File to write
+        #[arg(short, long, value_name = "FILE")]
+        out: PathBuf,
+        /// Tokens, special ones included
+        #[arg(long, default_value_t = 4096)]
+        vocab: usize,
+    },
+    /// Print the token ids of a text
+    Encode {
+        /// tokenizer.json
+        tokenizer: PathBuf,
+        /// Text [default: standard input, any bytes]
+        text: Option<String>,
+        /// Add the special tokens of the template
+        #[arg(long)]
+        special: bool,
+    },
+    /// Print the text of token ids
+    Decode {
+        /// tokenizer.json
+        tokenizer: PathBuf,
+        /// Ids [default: standard input]
+        ids: Vec<u32>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// Seed of the operands [default: of the clock; it is printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Only rows whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) row: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Bench {
+    /// Every row at its bench sizes, with the share of the device's measured peaks
+    Kernels {
+        /// Only rows whose name contains this
+        #[arg(long, value_name = "TEXT")]
+        row: Option<String>,
+        /// Seconds for each case, about
+        #[arg(long, default_value_t = 0.3)]
+        seconds: f64,
+    },
+    /// Prefill and decode tokens per second
+    Decode {
+        /// Model folder or preset (random weights)
+        model: String,
+        /// Tokens of the prompt
+        #[arg(long, default_value_t = 64)]
+        prompt: usize,
+        /// Tokens to decode
+        #[arg(short = 'n', long, default_value_t = 64)]
+        tokens: usize,
+        /// Vocabulary of a preset
+        #[arg(long)]
+        vocab: Option<usize>,
+    },
+    /// Training tokens per second
+    Train {
+        /// Preset
+        #[arg(default_value = "125M")]
+        preset: String,
+        /// Sequences in a micro-batch
+        #[arg(long, default_value_t = 1)]
+        batch: usize,
+        /// Tokens in a sequence
+        #[arg(long, default_value_t = 256)]
+        context: usize,
+        /// Steps to time
+        #[arg(long, default_value_t = 3)]
+        steps: u64,
+        /// Vocabulary
+        #[arg(long)]
+        vocab: Option<usize>,
+        /// Block
+        #[arg(long, value_enum, default_value_t = Arch::Bitnet)]
+        arch: Arch,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Plan {
+    /// Model folder or preset
+    pub(crate) model: String,
+    /// Positions of the cache, or tokens in a sequence when training
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Plan training instead of inference
+    #[arg(long)]
+    pub(crate) train: bool,
+    /// Sequences in a micro-batch
+    #[arg(long, default_value_t = 1)]
+    pub(crate) batch: usize,
+    /// Plan with recomputed layers
+    #[arg(long)]
+    pub(crate) recompute: bool,
+    /// Cache in f16 instead of f32
+    #[arg(long)]
+    pub(crate) cache_f16: bool,
+    /// Memory that must suffice, e.g. 16GiB or 12GB: exit 1 and name what fits otherwise
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pack {
+    /// Model folder with master weights
+    pub(crate) model: String,
+    /// Folder to write
+    pub(crate) out: PathBuf,
+    /// Store scales, norms and embedding in bf16 and print how much logits change
+    #[arg(long)]
+    pub(crate) bf16: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Unpack {
+    /// Packed model folder
+    pub(crate) model: String,
+    /// Folder to write
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Validate {
+    /// Folder with a model or tokenizer and golden outputs
+    pub(crate) folder: PathBuf,
+}

@@ -1,0 +1,115 @@
+//! `tritter bench train`: training tokens per second.
+
+use crate::cli::{Arch, Global};
+use crate::commands::bench_decode::median;
+use crate::{open, output};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::Instant;
+use tritter_model::config::Family;
+use tritter_model::presets::preset;
+use tritter_model::source::FromSeed;
+use tritter_model::weights::{Form, Model};
+use tritter_runtime::error::bytes;
+use tritter_runtime::random::Random;
+use tritter_trainer::data::Batch;
+use tritter_trainer::steps::{Hyper, Shape, StepsPlan};
+
+pub(crate) struct Job {
+    pub(crate) preset: String,
+    pub(crate) batch: usize,
+    pub(crate) context: usize,
+    pub(crate) steps: u64,
+    pub(crate) vocab: Option<usize>,
+    pub(crate) arch: Arch,
+}
+
+#[derive(Serialize)]
+struct Report {
+    preset: String,
+    device: String,
+    threads: usize,
+    batch: usize,
+    context: usize,
+    vocab: usize,
+    tokens_per_second: f64,
+    step_seconds_median: f64,
+    planned_bytes: u64,
+    used_bytes: u64,
+}
+
+/// Family of `--arch`.
+pub(crate) fn family(arch: Arch) -> Family {
+    match arch {
+        Arch::Bitnet => Family::Bitnet,
+        Arch::Llama => Family::Llama,
+        Arch::Tritter => Family::Tritter,
+    }
+}
+
+pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
+    let shape = preset(&job.preset).with_context(|| format!("there is no preset `{}`", job.preset))?;
+    let config = shape.config(family(job.arch), job.vocab, None);
+    config.validate()?;
+    let device = open::device(global)?;
+    let model = Model::new(&config, Form::Train, job.context);
+    let plan = StepsPlan::new(&model, Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false })?;
+    let planned = model.bytes() + plan.total();
+    device.check_budget("training", planned, "use a smaller --batch or --context")?;
+    model.load(&device, &mut FromSeed::new(&config, 1))?;
+    let steps = plan.open(&device)?;
+    let batch = random_batch(job.batch, job.context, config.vocab_size);
+    let hyper = |t| Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t, max_norm: 1.0, decay_all: false };
+    steps.step(std::slice::from_ref(&batch), &hyper(1))?;
+    let mut times = Vec::new();
+    for t in 0..job.steps.max(1) {
+        let start = Instant::now();
+        steps.step(std::slice::from_ref(&batch), &hyper(t + 2))?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    let median = median(times);
+    let report = Report {
+        preset: job.preset.clone(),
+        device: device.label(),
+        threads: device.caps().threads,
+        batch: job.batch,
+        context: job.context,
+        vocab: config.vocab_size,
+        tokens_per_second: (job.batch * job.context) as f64 / median,
+        step_seconds_median: median,
+        planned_bytes: planned,
+        used_bytes: device.backend().memory().buffers,
+    };
+    if global.json {
+        output::json(&report)?;
+    } else {
+        output::print(&format!(
+            "{} on {}, {} threads: {:.1} tokens/s ({} x {} tokens, vocabulary {}, median step {:.2} s)\nmemory: {} planned, {} in use\n",
+            report.preset,
+            report.device,
+            report.threads,
+            report.tokens_per_second,
+            report.batch,
+            report.context,
+            report.vocab,
+            report.step_seconds_median,
+            bytes(report.planned_bytes),
+            bytes(report.used_bytes)
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn random_batch(batch: usize, context: usize, vocab: usize) -> Batch {
+    let mut random = Random::new(1);
+    let m = batch * context;
+    let mut draw = || (0..m).map(|_| random.below(vocab as u64) as u32).collect::<Vec<u32>>();
+    Batch {
+        tokens: draw(),
+        targets: draw(),
+        positions: (0..m).map(|i| (i % context) as u32).collect(),
+        span: (0..m).flat_map(|i| [(i / context * context) as u32, i as u32]).collect(),
+        valid: m,
+    }
+}

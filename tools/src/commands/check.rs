@@ -1,0 +1,85 @@
+//! `tritter check`: every kernel of a device against its f64 reference.
+
+use crate::cli::{Check, Global};
+use crate::{open, output};
+use anyhow::Result;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tritter_runtime::check::{Finding, check_rows};
+
+#[derive(Serialize)]
+struct Line {
+    row: &'static str,
+    case: String,
+    variant: String,
+    error: Option<f64>,
+    bound: f64,
+    pass: bool,
+    fault: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    seed: u64,
+    checks: Vec<Line>,
+    passed: usize,
+    failed: usize,
+}
+
+/// A seed that differs from run to run.
+pub(crate) fn clock_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64)
+}
+
+pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
+    let device = open::device(global)?;
+    let seed = args.seed.unwrap_or_else(clock_seed);
+    let mut checks = Vec::new();
+    let mut report = |f: &Finding| {
+        if !global.json && !f.passed() {
+            let fault = f.fault.as_deref().unwrap_or_default();
+            let _ = output::print(&format!("FAIL {} `{}` {}: {fault}\n", f.row, f.case, f.variant));
+        }
+        checks.push(Line {
+            row: f.row,
+            case: f.case.clone(),
+            variant: f.variant.clone(),
+            error: f.error.is_finite().then_some(f.error),
+            bound: f.bound,
+            pass: f.passed(),
+            fault: f.fault.clone(),
+        });
+    };
+    let wanted = args.row.as_deref().unwrap_or("");
+    let (passed, failed) = check_rows(&device, seed, |row| row.name.contains(wanted), &mut report)?;
+    if global.json {
+        output::json(&Report { device: device.label(), seed, checks, passed, failed })?;
+    } else {
+        output::print(&summary(&checks))?;
+        output::print(&format!("{passed} passed, {failed} failed on {} with seed {seed}\n", device.label()))?;
+    }
+    Ok(ExitCode::from(u8::from(failed > 0 || passed == 0)))
+}
+
+/// Worst error of each row and variant.
+fn summary(checks: &[Line]) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut worst: Vec<(&str, &str, usize, f64, f64)> = Vec::new();
+    for check in checks {
+        let error = check.error.unwrap_or(f64::NAN);
+        match worst.iter_mut().find(|w| w.0 == check.row && w.1 == check.variant) {
+            Some(w) => {
+                w.2 += 1;
+                w.3 = w.3.max(error);
+                w.4 = w.4.max(check.bound);
+            }
+            None => worst.push((check.row, &check.variant, 1, error, check.bound)),
+        }
+    }
+    for (row, variant, cases, error, bound) in worst {
+        rows.push(vec![row.into(), variant.into(), cases.to_string(), format!("{error:.1e}"), format!("{bound:.1e}")]);
+    }
+    output::table(&["row", "variant", "cases", "error", "bound"], &rows)
+}

@@ -1,0 +1,42 @@
+//! One file a command.
+
+mod bench_decode;
+mod bench_kernels;
+mod bench_train;
+mod check;
+mod demo;
+mod devices;
+mod generate;
+mod pack;
+mod plan;
+mod tokenizer;
+mod train;
+mod validate;
+
+use crate::cli::{Bench, Cli, Command};
+use anyhow::Result;
+use std::process::ExitCode;
+
+/// Runs a command; its exit code is 0, or 1 where a check failed.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::run(global, &args),
+        Command::Train(args) => train::run(global, &args),
+        Command::Generate(args) => generate::run(global, &args),
+        Command::Tokenizer(args) => tokenizer::run(global, &args),
+        Command::Devices => devices::run(global),
+        Command::Check(args) => check::run(global, &args),
+        Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
+        Command::Bench(Bench::Decode { model, prompt, tokens, vocab }) => {
+            bench_decode::run(global, &model, prompt, tokens, vocab)
+        }
+        Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch }) => {
+            bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch })
+        }
+        Command::Plan(args) => plan::run(global, &args),
+        Command::Pack(args) => pack::pack(global, &args),
+        Command::Unpack(args) => pack::unpack(global, &args),
+        Command::Validate(args) => validate::run(global, &args),
+    }
+}

@@ -1,0 +1,149 @@
+//! `tritter plan`: what a model, a context and a batch take.
+
+use crate::cli::{Global, Plan};
+use crate::open::Opened;
+use crate::output;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::process::ExitCode;
+use tritter_model::Config;
+use tritter_model::session::SessionPlan;
+use tritter_model::weights::{Form, Model};
+use tritter_runtime::DType;
+use tritter_runtime::error::bytes;
+use tritter_trainer::steps::{Shape, StepsPlan};
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    parameters: u64,
+    ternary: u64,
+    context: usize,
+    batch: usize,
+    parts: Vec<(String, u64)>,
+    total: u64,
+    memory: Option<u64>,
+    fits: Option<bool>,
+    largest_context_that_fits: Option<usize>,
+}
+
+pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
+    let opened = Opened::new(&args.model)?;
+    let config = &opened.config;
+    let memory = args.memory.as_deref().map(parse_bytes).transpose()?;
+    let context = args.context.unwrap_or(if args.train { 256 } else { config.max_positions });
+    if context == 0 || context > config.max_positions {
+        bail!("--context {context}: this model has positions 1 to {}", config.max_positions);
+    }
+    let parts = parts(config, args, context)?;
+    let total = parts.iter().map(|(_, b)| b).sum();
+    let fits = memory.map(|m| total <= m);
+    let largest = match (fits, memory) {
+        (Some(false), Some(memory)) => largest(config, args, context, memory)?,
+        _ => None,
+    };
+    let count = config.parameters();
+    let report = Report {
+        model: args.model.clone(),
+        parameters: count.total(),
+        ternary: count.ternary,
+        context,
+        batch: args.batch,
+        parts,
+        total,
+        memory,
+        fits,
+        largest_context_that_fits: largest,
+    };
+    if global.json { output::json(&report)? } else { output::print(&text(&report, args.train))? }
+    Ok(ExitCode::from(u8::from(fits == Some(false))))
+}
+
+/// What is needed, by purpose, in bytes.
+fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u64)>> {
+    if args.train {
+        let model = Model::new(config, Form::Train, context);
+        let shape = Shape { batch: args.batch, context, z_loss: 0.0, recompute: args.recompute };
+        let plan = StepsPlan::new(&model, shape)?;
+        let parts = [
+            ("master weights", model.bytes()),
+            ("gradients", plan.gradients()),
+            ("optimiser moments", plan.moments()),
+            ("activations", plan.arena()),
+            ("inputs and scalars", plan.small()),
+        ];
+        return Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec());
+    }
+    let model = Model::new(config, Form::Run, context);
+    let cache = if args.cache_f16 { DType::F16 } else { DType::F32 };
+    let plan = SessionPlan::new(&model, context, cache)?;
+    let name = format!("cache of {context} tokens in {cache}");
+    let parts = [("weights", plan.weights()), (name.as_str(), plan.cache()), ("activations", plan.arena()), ("inputs and scalars", plan.small())];
+    Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec())
+}
+
+/// The largest context, to within 1 %, that fits.
+fn largest(config: &Config, args: &Plan, context: usize, memory: u64) -> Result<Option<usize>> {
+    let total = |context| -> Result<u64> { Ok(parts(config, args, context)?.iter().map(|(_, b)| b).sum()) };
+    if total(1)? > memory {
+        return Ok(None);
+    }
+    let (mut fits, mut fails) = (1, context);
+    while fails - fits > (fits / 100).max(1) {
+        let middle = fits.midpoint(fails);
+        if total(middle)? <= memory { fits = middle } else { fails = middle }
+    }
+    Ok(Some(fits))
+}
+
+fn text(report: &Report, train: bool) -> String {
+    let rows: Vec<Vec<String>> = report
+        .parts
+        .iter()
+        .chain([&("total".to_string(), report.total)])
+        .map(|(name, b)| vec![name.clone(), bytes(*b), format!("{:.2} GiB", *b as f64 / (1u64 << 30) as f64)])
+        .collect();
+    let what = if train { "training" } else { "inference" };
+    let mut text = format!(
+        "{} for {what}: {:.1} M parameters, {:.1} M of them ternary; context {}, batch {}\n",
+        report.model,
+        report.parameters as f64 / 1e6,
+        report.ternary as f64 / 1e6,
+        report.context,
+        report.batch
+    );
+    text += &output::table(&["part", "GB = 10^9", "GiB = 2^30"], &rows);
+    match (report.fits, report.memory, report.largest_context_that_fits) {
+        (Some(true), Some(memory), _) => text += &format!("fits {}\n", bytes(memory)),
+        (Some(false), Some(memory), Some(context)) => {
+            text += &format!("does not fit {}; a context of {context} tokens does\n", bytes(memory));
+        }
+        (Some(false), Some(memory), None) => {
+            text += &format!("does not fit {} with any context; choose a smaller model\n", bytes(memory));
+        }
+        _ => {}
+    }
+    text
+}
+
+/// Bytes of `16GiB`, `12GB`, `500MB` or a plain number.
+fn parse_bytes(text: &str) -> Result<u64> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor: f64 = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => f64::from(1u32 << 20),
+        "gib" => f64::from(1u32 << 30),
+        _ => bail!("--memory {text}: the unit `{unit}` is unknown; use GB or GiB"),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| anyhow::anyhow!("--memory {text}: `{number}` is not a number"))?;
+    let bytes = number * factor;
+    if !(1.0..1e18).contains(&bytes) {
+        bail!("--memory {text} is not an amount of memory");
+    }
+    Ok(bytes as u64)
+}

@@ -1,0 +1,13 @@
+//! `tritter validate`.
+
+use crate::cli::{Global, Validate};
+use crate::{open, output};
+use anyhow::Result;
+use std::process::ExitCode;
+
+pub(crate) fn run(global: &Global, args: &Validate) -> Result<ExitCode> {
+    let device = open::device(global)?;
+    let report = tritter::validate::validate(&args.folder, &device)?;
+    if global.json { output::json(&report)? } else { output::print(&report.to_string())? }
+    Ok(ExitCode::from(u8::from(report.failed() > 0 || report.passed() == 0)))
+}

@@ -1,0 +1,89 @@
+//! The model's files themselves: spellings of the config, shapes, codes, scales.
+
+use super::bounds;
+use super::golden::Golden;
+use super::report::Report;
+use super::{compare, read_json};
+use anyhow::Result;
+use std::collections::BTreeSet;
+use std::path::Path;
+use tritter_model::Config;
+use tritter_model::source::{FromCheckpoint, Source};
+use tritter_model::tensor_names::TensorSpec;
+use tritter_model::tensors::Checkpoint;
+use tritter_model::weights::Model;
+use tritter_runtime::{Device, reference};
+
+/// Other spellings of `config.json` that a folder may have.
+const SPELLINGS: [&str; 2] = ["config.legacy.json", "config.v5.json"];
+
+/// Every spelling gives an equal config.
+pub(super) fn check_spellings(folder: &Path, config: &Config, report: &mut Report) -> Result<()> {
+    for name in SPELLINGS {
+        let path = folder.join(name);
+        if path.exists() {
+            let other = Config::from_json(&path, &read_json(&path)?)?;
+            report.golden(name, f64::from(other != *config), bounds::EQUAL);
+        }
+    }
+    Ok(())
+}
+
+/// Shapes, dtypes, finite values, codes and scales of the checkpoint; the error is the number of
+/// tensors at fault. `false` if there are any.
+pub(super) fn check(folder: &Path, config: &Config, report: &mut Report) -> Result<bool> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let mut faults = 0;
+    if let Err(fault) = checkpoint.check(config) {
+        report.note(fault.to_string());
+        faults += 1;
+    } else {
+        let mut source = FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization };
+        for spec in config.tensors() {
+            if let Some(fault) = fault(&mut source, &spec) {
+                report.note(fault);
+                faults += 1;
+            }
+        }
+    }
+    report.add("weights", f64::from(faults), bounds::EQUAL);
+    let stored = config.tensors().into_iter().flat_map(|spec| spec.stored(config.quantization));
+    let known: BTreeSet<String> = stored.map(|tensor| tensor.name).collect();
+    let others = checkpoint.names().filter(|name| !known.contains(*name));
+    report.unknown.extend(others.map(|name| format!("weight {name}")));
+    Ok(faults == 0)
+}
+
+/// What is wrong with one tensor's values.
+fn fault(source: &mut FromCheckpoint<'_>, spec: &TensorSpec) -> Option<String> {
+    match source.ternary(spec) {
+        Ok(Some(_)) => return None,
+        Ok(None) => {}
+        Err(fault) => return Some(fault.to_string()),
+    }
+    match source.floats(spec) {
+        Ok(values) if values.iter().all(|v| v.is_finite()) => None,
+        Ok(_) => Some(format!("tensor `{}` holds a value that is not finite", spec.name)),
+        Err(fault) => Some(fault.to_string()),
+    }
+}
+
+/// Codes in the device's memory against `ternary.safetensors`: the number that differ.
+pub(super) fn check_codes(folder: &Path, model: &Model, device: &Device, report: &mut Report) -> Result<()> {
+    let path = folder.join("ternary.safetensors");
+    if !path.exists() {
+        return Ok(());
+    }
+    let golden = Golden::open(&path)?;
+    for (name, (codes, _)) in model.ternary_matrices() {
+        let name = format!("ternary.{name}");
+        if golden.has(&[&name]) {
+            let expected = golden.codes(&name, &codes.spec().shape)?;
+            let words: Vec<u32> = device.read(codes)?;
+            let found: Vec<i8> = reference::decode(codes.spec(), &words).into_iter().map(|t| t as i8).collect();
+            report.golden(name, compare::differing(&found, expected), bounds::EQUAL);
+        }
+    }
+    report.unknown.extend(golden.unused().into_iter().map(|name| format!("ternary.safetensors {name}")));
+    Ok(())
+}
