@@ -181,6 +181,7 @@ impl Block<'_> {
         let mut o = g.view(o, [m, heads * width])?;
         if let Some(weight) = &layer.attn_sub_norm {
             o = norm(g, self.model, o, weight)?;
+            self.point(trace, "self_attn.attn_sub_norm", o);
         }
         let y = project(g, &layer.o, &mut Input::new(o))?;
         self.point(trace, "self_attn.o_proj", y);
@@ -215,6 +216,8 @@ impl Block<'_> {
         let mut n = Input::new(n);
         let gated = project(g, &layer.gate, &mut n)?;
         let up = project(g, &layer.up, &mut n)?;
+        self.point(trace, "mlp.gate_proj", gated);
+        self.point(trace, "mlp.up_proj", up);
         let activation = match self.model.config.activation {
             Activation::Relu2 => gate::Activation::Relu2,
             Activation::Silu => gate::Activation::Silu,
@@ -222,8 +225,10 @@ impl Block<'_> {
         let mut a = gate::gate(g, activation, gated, up)?;
         if let Some(weight) = &layer.ffn_sub_norm {
             a = norm(g, self.model, a, weight)?;
+            self.point(trace, "mlp.ffn_sub_norm", a);
         }
         let mut y = project(g, &layer.down, &mut Input::new(a))?;
+        self.point(trace, "mlp.down_proj", y);
         if let Some(weight) = &layer.ffn_post_norm {
             y = norm(g, self.model, y, weight)?;
         }

@@ -18,7 +18,7 @@ impl Model {
         let tensors: HashMap<String, Tensor> =
             self.tensors().into_iter().map(|t| (t.name().to_string(), t)).collect();
         let scales: HashMap<&str, (&Tensor, &Tensor)> = self.ternary_matrices().collect();
-        let mut stage = Stage { device, masters: HashMap::new() };
+        let stage = Stage { device };
         for spec in self.config.tensors() {
             if let Some((codes, scale)) = scales.get(spec.name.as_str()) {
                 match source.ternary(&spec)? {
@@ -60,8 +60,6 @@ fn finite(spec: &TensorSpec, values: Vec<f32>) -> Result<Vec<f32>> {
 
 struct Stage<'a> {
     device: &'a Device,
-    /// One f32 tensor per shape, used again for every matrix of that shape.
-    masters: HashMap<Vec<usize>, Tensor>,
 }
 
 impl Stage<'_> {
@@ -72,10 +70,9 @@ impl Stage<'_> {
         Ok(self.device.write(scale, &[packed.scale])?)
     }
 
-    fn ternarize(&mut self, codes: &Tensor, scale: &Tensor, values: &[f32]) -> Result<()> {
+    fn ternarize(&self, codes: &Tensor, scale: &Tensor, values: &[f32]) -> Result<()> {
         let shape = codes.spec().shape.clone();
-        let fresh = || Tensor::input("master", shape.clone(), DType::F32);
-        let master = self.masters.entry(shape.clone()).or_insert_with(fresh);
+        let master = &Tensor::input("master", shape.clone(), DType::F32);
         let mut g = Graph::new(format!("ternarise {}", codes.name()));
         let (w, t, s) = (g.bind(master), g.bind(codes), g.bind(scale));
         let mean = abs_mean(&mut g, w)?;

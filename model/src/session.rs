@@ -115,7 +115,7 @@ impl SessionPlan {
     /// Allocates and compiles; the model's weights must be loaded.
     pub fn open(self, device: &Device) -> Result<Session> {
         let what = format!("a context of {} tokens", self.cache.capacity);
-        let needed = self.total() - self.weights();
+        let needed = self.total();
         device.check_budget(&what, needed, "use a smaller --context or an f16 cache")?;
         let plans: Vec<&Plan> = self.chunks.iter().map(|c| &c.plan).collect();
         let arena = device.arena(&plans)?;

@@ -79,6 +79,26 @@ impl RunFolder {
         step.map(Some).ok_or_else(|| Error::NoRun { path: self.path.clone(), why: why() })
     }
 
+    /// Progress of the committed step; `None` if nothing is committed yet.
+    pub fn progress<P: for<'de> Deserialize<'de>>(&self) -> Result<Option<P>> {
+        let Some(step) = self.committed()? else { return Ok(None) };
+        Ok(Some(self.progress_of(&self.open_state(step)?)?))
+    }
+
+    /// Refuses to go on with another model than the folder's.
+    pub fn check_config(&self, config: &Config) -> Result<()> {
+        let (found, wanted) = (Config::load(&self.path)?.to_json(), config.to_json());
+        let (Some(found), Some(wanted)) = (found.as_object(), wanted.as_object()) else { return Ok(()) };
+        match wanted.iter().find(|(key, value)| found.get(*key) != Some(value)) {
+            None => Ok(()),
+            Some((key, value)) => {
+                let had = found.get(key).map_or("nothing".into(), ToString::to_string);
+                let why = format!("its config.json has `{key}` {had}, the command line asks for {value}; give the same --preset, --arch and --tokenizer");
+                Err(Error::NoRun { path: self.path.clone(), why })
+            }
+        }
+    }
+
     /// Commits a checkpoint of a step.
     pub fn save<P: Serialize>(
         &self,
@@ -114,24 +134,43 @@ impl RunFolder {
             let path = self.path.join(state_name(step));
             std::fs::remove_file(&path).map_err(|source| Error::io(&path, "remove", source))?;
         }
+        for entry in std::fs::read_dir(&self.path).map_err(|source| Error::io(&self.path, "list", source))?.flatten() {
+            if entry.file_name().to_str().is_some_and(|n| n.starts_with(".state-") && n.ends_with(".tmp")) {
+                // Left by a write that was interrupted; a later one of that step would replace it.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
         Ok(sync_folder(&self.path)?)
     }
 
-    /// Reads the state of a committed step into the parameters' moments; gives the progress.
-    pub fn load_state<P: for<'de> Deserialize<'de>>(&self, step: u64, parameters: &[Parameter], device: &Device) -> Result<P> {
+    fn open_state(&self, step: u64) -> Result<Checkpoint> {
         let path = self.path.join(state_name(step));
         if !path.exists() {
             let why = format!("the model is of step {step} but `{}` is missing", state_name(step));
             return Err(Error::NoRun { path: self.path.clone(), why });
         }
-        let state = Checkpoint::open_file(&path)?;
+        Ok(Checkpoint::open_file(&path)?)
+    }
+
+    fn progress_of<P: for<'de> Deserialize<'de>>(&self, state: &Checkpoint) -> Result<P> {
+        let damaged = |why: String| Error::NoRun { path: state.path().to_path_buf(), why };
+        let progress = state.metadata().get(PROGRESS_KEY).ok_or_else(|| damaged("it carries no progress".into()))?;
+        serde_json::from_str(progress).map_err(|e| damaged(format!("its progress cannot be read ({e})")))
+    }
+
+    /// Reads the state of a committed step into the parameters' moments; gives the progress.
+    pub fn load_state<P: for<'de> Deserialize<'de>>(
+        &self,
+        step: u64,
+        parameters: &[Parameter],
+        device: &Device,
+    ) -> Result<P> {
+        let state = self.open_state(step)?;
         for tensor in parameters.iter().flat_map(|p| [&p.first, &p.second]) {
             let values = state.f32(tensor.name(), &tensor.spec().shape)?;
             device.write(tensor, &values)?;
         }
-        let damaged = |why: String| Error::NoRun { path: path.clone(), why };
-        let progress = state.metadata().get(PROGRESS_KEY).ok_or_else(|| damaged("it carries no progress".into()))?;
-        serde_json::from_str(progress).map_err(|e| damaged(format!("its progress cannot be read ({e})")))
+        self.progress_of(&state)
     }
 
     /// Steps of the state files in the folder, ascending.

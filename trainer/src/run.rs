@@ -200,6 +200,7 @@ impl Run {
         };
         match (&folder, committed) {
             (Some(folder), Some(_)) => {
+                folder.check_config(config)?;
                 let checkpoint = Checkpoint::open_file(&folder.path().join(SINGLE_FILE))?;
                 checkpoint.check(config)?;
                 let quantization = config.quantization;

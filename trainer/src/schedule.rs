@@ -74,7 +74,8 @@ impl Rates {
             Schedule::Cosine { floor } => fraction("floor", floor),
             Schedule::TwoStage { end, second, floor } => {
                 if self.warmup >= self.midpoint() {
-                    let problem = format!("it must end before the second stage, which begins at step {}", self.midpoint());
+                    let problem =
+                        format!("it must end before the second stage, which begins at step {}", self.midpoint());
                     return Err(Error::setting("warm-up", self.warmup, problem));
                 }
                 fraction("end", end).and(fraction("second", second)).and(fraction("floor", floor))

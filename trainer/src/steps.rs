@@ -188,8 +188,18 @@ impl StepsPlan {
         let Ok([micro, update, evaluation]) = <[Box<dyn Program>; 3]>::try_from(programs) else {
             return Err(Error::Internal("three graphs give three programs".into()));
         };
-        let (device, shape) = (device.clone(), self.shape);
-        Ok(Steps { device, shape, parameters: self.parameters, inputs: self.inputs, states: self.states, micro, update, evaluation })
+        let names = |graph: &Graph| graph.nodes().iter().map(|n| n.op.row().name).collect();
+        Ok(Steps {
+            device: device.clone(),
+            shape: self.shape,
+            names: [names(&self.graphs[0]), names(&self.graphs[1])],
+            parameters: self.parameters,
+            inputs: self.inputs,
+            states: self.states,
+            micro,
+            update,
+            evaluation,
+        })
     }
 }
 
@@ -267,15 +277,20 @@ impl Recorder<'_> {
         let mut graph = Graph::new("update");
         let g = &mut graph;
         // One slot of 64 words a parameter: a slot is then aligned wherever it is bound.
-        let slots = fill::zeros(g, [self.parameters.len(), 64])?;
+        let count = self.parameters.len() + 1;
+        let slots = fill::zeros(g, [count, 64])?;
         for (i, parameter) in self.parameters.iter().enumerate() {
             let gradient = g.bind(&parameter.gradient);
             let slot = g.elements(slots, 64 * i, 1)?;
             reduce::reduce_into(g, gradient, reduce::Kind::Square, 1.0, f32::MIN, slot)?;
         }
+        // The last slot holds 0 · loss: nothing, unless the loss is not finite.
+        let loss = g.bind(&self.states.loss);
+        let slot = g.elements(slots, 64 * self.parameters.len(), 1)?;
+        reduce::reduce_into(g, loss, reduce::Kind::Sum, 0.0, f32::MIN, slot)?;
         let global = g.bind(&self.states.norm);
-        let slots = g.view(slots, [self.parameters.len() * 64])?;
-        g.record(norm::Norm { n: 64 * self.parameters.len() as u32, scale: 1.0 }, &[slots, global])?;
+        let slots = g.view(slots, [count * 64])?;
+        g.record(norm::Norm { n: 64 * count as u32, scale: 1.0 }, &[slots, global])?;
         let (hyper, plain) = (g.bind(&self.inputs.hyper), g.bind(&self.inputs.hyper_plain));
         for parameter in self.parameters {
             let [weight, gradient, first, second] =
@@ -284,7 +299,7 @@ impl Recorder<'_> {
             adamw::adamw(g, gradient, hyper, global, weight, first, second)?;
             fill::fill(g, gradient, 0.0)?;
         }
-        let (loss, reported) = (g.bind(&self.states.loss), g.bind(&self.states.reported));
+        let reported = g.bind(&self.states.reported);
         copy::copy_into(g, loss, reported)?;
         fill::fill(g, loss, 0.0)?;
         Ok(graph)
@@ -324,7 +339,7 @@ struct Head {
 pub struct Outcome {
     /// Mean loss over the tokens of all micro-steps, in nats.
     pub loss: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; not finite where the loss is not.
     pub norm: f64,
 }
 
@@ -345,6 +360,8 @@ pub struct Steps {
     micro: Box<dyn Program>,
     update: Box<dyn Program>,
     evaluation: Box<dyn Program>,
+    /// Row names of the nodes of micro-step and update.
+    names: [Vec<&'static str>; 2],
 }
 
 impl Steps {
@@ -401,8 +418,21 @@ impl Steps {
         Ok(f64::from(sum[0]))
     }
 
-    /// Programs for measurements: micro-step and update.
-    pub fn programs(&self) -> [&dyn Program; 2] {
-        [&*self.micro, &*self.update]
+    /// Share of a step's time by row, largest first; runs both programs a few times, so gradients and
+    /// weights move on. Empty where a device cannot time single dispatches.
+    pub fn profile(&self) -> Result<Vec<(&'static str, f64)>> {
+        let mut rows: Vec<(&'static str, f64)> = Vec::new();
+        for (program, names) in [(&self.micro, &self.names[0]), (&self.update, &self.names[1])] {
+            for (name, time) in names.iter().zip(program.time(3)?.nodes) {
+                match rows.iter_mut().find(|(known, _)| known == name) {
+                    Some((_, sum)) => *sum += time.as_secs_f64(),
+                    None => rows.push((name, time.as_secs_f64())),
+                }
+            }
+        }
+        let total: f64 = rows.iter().map(|(_, t)| t).sum();
+        rows.iter_mut().for_each(|(_, t)| *t /= total);
+        rows.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Ok(rows)
     }
 }

@@ -43,7 +43,7 @@ pub fn rows2<A: Send, B: Send>(
     a.chunks_mut(wa).zip(b.chunks_mut(wb)).enumerate().for_each(|(i, (a, b))| f(i, a, b));
 }
 
-/// Sum of `f(i)` in a fixed order, in eight lanes so that it vectorises.
+/// Sum of `f(i)` in a fixed order, in sixteen lanes so that it vectorises.
 pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let whole = n / 16 * 16;

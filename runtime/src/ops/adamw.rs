@@ -124,8 +124,8 @@ impl Kernel for Adamw {
 
     fn tolerance(&self) -> Tolerance {
         Tolerance::Float {
-            max: 2e-6,
-            why: "about a dozen roundings an element; WGSL: quotients within 2.5 ULP, square root within 5 ULP",
+            max: 3e-6,
+            why: "about a dozen roundings an element; WGSL: three quotients within 2.5 ULP, two square roots within 5 ULP",
         }
     }
 
@@ -157,10 +157,15 @@ fn case(label: String, m: u32, k: u32, norm: f64, max_norm: f64) -> Case {
     // Third step of the defaults, with a learning rate that moves the weights visibly.
     let (beta1, beta2) = (0.9f64, 0.95f64);
     let hyper = vec![0.05, beta1, beta2, 1e-8, 0.1, 1.0 - beta1.powi(3), 1.0 - beta2.powi(3), max_norm];
-    Case::new(label, Adamw { m, k })
+    let case = Case::new(label, Adamw { m, k })
         .fill("hyper", Fill::Values(hyper))
         .fill("norm", Fill::Values(vec![norm]))
-        .fill("m2", Fill::Uniform(0.01, 2.0))
+        .fill("m2", Fill::Uniform(0.01, 2.0));
+    if m * k > 1 {
+        return case;
+    }
+    // The error of one element is relative to itself: its sums must not cancel.
+    case.fill("g", Fill::Uniform(0.5, 1.5)).fill("p", Fill::Uniform(3.0, 4.0)).fill("m1", Fill::Uniform(0.5, 1.0))
 }
 
 #[cfg(test)]

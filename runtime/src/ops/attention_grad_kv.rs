@@ -10,7 +10,7 @@ use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wg
 use crate::ops::attention::cpu::Queries;
 use crate::ops::attention::tile::{KEYS, ROWS, gather, multiply_add, padded_columns, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
-use crate::ops::exp::exp;
+use crate::cpu::math::exp;
 use crate::reference::RefTensor;
 use std::ops::Range;
 

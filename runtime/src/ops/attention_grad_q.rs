@@ -8,7 +8,7 @@ use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wg
 use crate::ops::attention::cpu::{Queries, gather_keys, within};
 use crate::ops::attention::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
-use crate::ops::exp::exp;
+use crate::cpu::math::exp;
 use crate::reference::RefTensor;
 
 /// Parameters.

@@ -30,7 +30,7 @@ pub fn cache_append(g: &mut Graph, x: Value, pos: Value, cache: Value) -> Result
     let c = g.spec(x).elements() / m;
     let cache_columns = g.spec(cache).elements() / t;
     let half = g.spec(cache).dtype == DType::F16;
-    if cache_columns != c || (half && c % 2 != 0) {
+    if cache_columns != c || (half && !c.is_multiple_of(2)) {
         let message = format!(
             "cache_append: `{}` ({}) into `{}` ({}): rows must have the same size, an even one for f16",
             g.value_name(x),

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::exp::exp;
+use crate::cpu::math::exp;
 use crate::ops::{gate_grad, split};
 use crate::reference::RefTensor;
 

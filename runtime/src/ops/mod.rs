@@ -9,7 +9,6 @@ use std::sync::LazyLock;
 
 mod dense_gemm;
 mod elementwise;
-mod exp;
 mod matmul;
 #[cfg(test)]
 mod pieces;

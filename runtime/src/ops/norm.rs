@@ -59,7 +59,10 @@ impl Kernel for Norm {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 2e-6, why: "a sum of n positive numbers in f32 in a tree and a square root (WGSL: 5 ULP)" }
+        Tolerance::Float {
+            max: 2e-6,
+            why: "a sum of n positive numbers in f32 in a tree and a square root (WGSL: 5 ULP)",
+        }
     }
 
     fn cases(size: Size) -> Vec<Case> {

@@ -49,11 +49,11 @@ impl Kernel for RmsNormWeightGrad {
         let (x, r, dy) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
         parallel::rows(args.write::<f32>(3), BLOCK, BLOCK * m, |block, dw| {
             let mut sums = [0f32; BLOCK];
-            for i in 0..m {
+            for (i, r) in r.iter().enumerate() {
                 let first = i * k + block * BLOCK;
                 let (x, dy) = (&x[first..first + dw.len()], &dy[first..first + dw.len()]);
                 for ((sum, x), dy) in sums.iter_mut().zip(x).zip(dy) {
-                    *sum += dy * x * r[i];
+                    *sum += dy * x * r;
                 }
             }
             dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw += sum);

@@ -130,7 +130,7 @@ impl Kernel for Rope {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        if self.d % 2 != 0 {
+        if !self.d.is_multiple_of(2) {
             return Err(format!("rope: the head size {} is odd; pairs (i, i + d/2) need an even one", self.d));
         }
         Ok(())

@@ -9,7 +9,7 @@
 //! seed and step: the same 32 bits on every device, in any order. Only the logarithms may differ,
 //! in their last places. NaN counts as -∞, and -∞ is drawn only if there is nothing else.
 
-use crate::cpu::parallel;
+use crate::cpu::{math, parallel};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
@@ -20,8 +20,6 @@ use crate::reference::RefTensor;
 
 /// Scores never fall below this, however small the temperature.
 const LEAST: f32 = -1e30;
-/// Above any noise: the largest is `-ln(2^-33) = 22.9`.
-const MOST_NOISE: f32 = 23.0;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -66,11 +64,14 @@ fn key(x: f32) -> u32 {
     if word >> 31 == 1 { !word } else { word | 1 << 31 }
 }
 
-/// Gumbel noise of 32 random bits: `-ln E` with `E = -ln(1 - w)` and `w` uniform in (0, 1).
-/// Small `E`, the ones that win, come from a series, so that `w` keeps all its bits.
-fn gumbel(bits: u32) -> f32 {
+/// Uniform in (0, 1) from 32 random bits; small values keep all their bits.
+fn uniform(bits: u32) -> f32 {
     const SCALE: f32 = 1.0 / 4_294_967_296.0;
-    let w = bits as f32 * SCALE + 0.5 * SCALE;
+    bits as f32 * SCALE + 0.5 * SCALE
+}
+
+/// Gumbel noise `-ln E` with `E = -ln(1 - w)`. Small `E`, the ones that win, come from a series.
+fn gumbel(w: f32) -> f32 {
     let e = if w < 0.03125 {
         w + w * w * (0.5 + w * (1.0 / 3.0 + w * (0.25 + w * 0.2)))
     } else {
@@ -105,10 +106,12 @@ fn draw(row: &[f32], temperature: f32, top_k: f32, noise: impl Fn(u32) -> u32) -
             continue;
         }
         let score = ((x - max) / temperature).max(LEAST);
-        if score + MOST_NOISE <= best.1 {
-            continue; // no noise lifts it above the best so far
+        let w = uniform(noise(j as u32));
+        // Noise is below -ln w. Where that cannot reach the best so far, spare the logarithms.
+        if w > 1.001 * math::exp(score - best.1) {
+            continue;
         }
-        let score = score + gumbel(noise(j as u32));
+        let score = score + gumbel(w);
         if score > best.1 {
             best = (j as u32, score);
         }

@@ -37,6 +37,8 @@ struct Report {
     step_seconds_median: f64,
     planned_bytes: u64,
     used_bytes: u64,
+    /// Share of a step's time by row, largest first.
+    rows: Vec<(&'static str, f64)>,
 }
 
 /// Family of `--arch`.
@@ -69,6 +71,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         times.push(start.elapsed().as_secs_f64());
     }
     let median = median(times);
+    let rows = steps.profile()?;
     let report = Report {
         preset: job.preset.clone(),
         device: device.label(),
@@ -80,6 +83,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         step_seconds_median: median,
         planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
+        rows,
     };
     if global.json {
         output::json(&report)?;
@@ -97,6 +101,9 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
             bytes(report.planned_bytes),
             bytes(report.used_bytes)
         ))?;
+        let rows: Vec<Vec<String>> =
+            report.rows.iter().map(|(row, share)| vec![row.to_string(), format!("{:.1} %", 100.0 * share)]).collect();
+        output::print(&output::table(&["row", "of a step"], &rows))?;
     }
     Ok(ExitCode::SUCCESS)
 }

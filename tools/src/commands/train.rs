@@ -16,7 +16,7 @@ use tritter_runtime::error::bytes;
 use tritter_trainer::checkpoint::RunFolder;
 use tritter_trainer::data::{Corpus, Source};
 use tritter_trainer::metrics::{bits_per_byte, unigram_nats};
-use tritter_trainer::run::{End, Evaluation, Event, Run, Settings, Start};
+use tritter_trainer::run::{End, Evaluation, Event, Progress, Run, Settings, Start};
 use tritter_trainer::schedule::{Rates, Schedule};
 
 #[derive(Serialize)]
@@ -49,7 +49,9 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
     eprintln!("data: {} documents, {} bytes, {} tokens to train on, {} held out", s.documents, s.bytes, corpus.train.tokens.len(), corpus.val.tokens.len());
     let device = open::device(global)?;
     let stop = stop_on_signal()?;
-    let start = Start { config: &config, tokenizer: &tokenizer, corpus, settings: settings(args), folder: Some(folder) };
+    let mut settings = settings(args);
+    settings.rates.warmup = warmup(args, &folder)?;
+    let start = Start { config: &config, tokenizer: &tokenizer, corpus, settings, folder: Some(folder) };
     let mut run = Run::new(&device, start, args.resume)?;
     if run.progress().step > 0 {
         eprintln!("resuming after step {}", run.progress().step);
@@ -97,13 +99,12 @@ fn settings(args: &Train) -> Settings {
         Course::Cosine => Schedule::Cosine { floor: 0.1 },
         Course::TwoStage => Schedule::TWO_STAGE,
     };
-    let warmup = args.warmup.unwrap_or((args.steps / 50).min(500));
     Settings {
         steps: args.steps,
         batch: args.batch,
         accumulate: args.accumulate,
         context: args.context,
-        rates: Rates { schedule, peak: args.lr, weight_decay: args.weight_decay, warmup, steps: args.steps },
+        rates: Rates { schedule, peak: args.lr, weight_decay: args.weight_decay, warmup: 0, steps: args.steps },
         clip: args.clip,
         z_loss: 1e-5,
         seed: args.seed,
@@ -112,6 +113,18 @@ fn settings(args: &Train) -> Settings {
         recompute: args.recompute,
         adam: (0.9, 0.95, 1e-8),
     }
+}
+
+/// The warm-up asked for, else that of the run that goes on, else a fiftieth of the steps.
+fn warmup(args: &Train, folder: &RunFolder) -> Result<u64> {
+    let stored = || -> Result<Option<u64>> {
+        let progress: Option<Progress> = if args.resume { folder.progress()? } else { None };
+        Ok(progress.map(|p| p.settings.rates.warmup))
+    };
+    Ok(match args.warmup {
+        Some(steps) => steps,
+        None => stored()?.unwrap_or((args.steps / 50).min(500)),
+    })
 }
 
 /// A flag that Ctrl-C (or a termination signal) sets.

@@ -9,5 +9,11 @@ pub(crate) fn run(global: &Global, args: &Validate) -> Result<ExitCode> {
     let device = open::device(global)?;
     let report = tritter::validate::validate(&args.folder, &device)?;
     if global.json { output::json(&report)? } else { output::print(&report.to_string())? }
-    Ok(ExitCode::from(u8::from(report.failed() > 0 || report.passed() == 0)))
+    match report.outcome() {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(why) => {
+            eprintln!("{}: {why}", args.folder.display());
+            Ok(ExitCode::from(1))
+        }
+    }
 }

@@ -52,20 +52,37 @@ pub(super) struct Training {
     pub(super) loss_later: f64,
     /// Global gradient norm of those first steps, relative.
     pub(super) norm: f64,
-    /// Global gradient norm over all steps, relative to the largest.
+    /// Global gradient norm over all steps, each relative to itself.
     pub(super) norm_later: f64,
+    /// The same, relative to the largest.
+    pub(super) norm_later_of_largest: f64,
     /// Updated parameters, relative norm per tensor.
     pub(super) parameters: f64,
 }
 
 /// Without quantisation. Gradient norms are as far off as gradients at most.
-pub(super) const FULL: Training =
-    Training { certain: 20, loss: 1e-4, loss_later: 1e-4, norm: 1e-4, norm_later: 1e-4, parameters: 1e-3 };
+pub(super) const FULL: Training = Training {
+    certain: 20,
+    loss: 1e-4,
+    loss_later: 1e-4,
+    norm: 1e-4,
+    norm_later: 1e-4,
+    norm_later_of_largest: 1e-4,
+    parameters: 1e-3,
+};
 
-/// With quantisation: after the first three steps rounding and ternary flips act. A flip moves a
-/// gradient as it moves a loss, so later norms are held to the same 0.06, of the largest norm.
-pub(super) const QAT: Training =
-    Training { certain: 3, loss: 1e-4, loss_later: 0.06, norm: 1e-4, norm_later: 0.06, parameters: 5e-3 };
+/// With quantisation: after the first three steps rounding and ternary flips act. Multiplying the
+/// golden run's parameters by `1 + 1e-7 N(0, 1)` moved later losses by up to 0.016, norms by up to
+/// 0.15 of themselves and 0.022 of the largest (8 draws).
+pub(super) const QAT: Training = Training {
+    certain: 3,
+    loss: 1e-4,
+    loss_later: 0.06,
+    norm: 1e-4,
+    norm_later: 0.5,
+    norm_later_of_largest: 0.06,
+    parameters: 5e-3,
+};
 
 /// Updated parameters, absolute: Adam divides by the root of the second moment, so an element
 /// whose gradient is about eps can move by `lr` either way in each step.

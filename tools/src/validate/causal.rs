@@ -97,7 +97,9 @@ impl Checks<'_> {
         for point in self.golden.beginning("act.model.") {
             // Attention ends with its output projection.
             let inside = if point.ends_with(".self_attn") { format!("{point}.o_proj") } else { point.clone() };
-            let Some(found) = scorer.inside(&inside)? else { continue };
+            let Some(found) = scorer.inside(&inside)? else {
+                continue;
+            };
             let name = format!("act.model.{point}");
             let width = found.len() / ids.ids.len();
             let expected = self.golden.floats(&name, &[ids.batch, ids.length, width])?;
@@ -151,7 +153,8 @@ impl Checks<'_> {
         let (expected, v) = (self.logits("prefill_logits", &ids)?, self.model.config.vocab_size);
         let (_, logits) = self.score(&ids, false)?;
         self.report.golden("prefill_logits", compare::max_abs(&logits, &expected), bounds::LOGITS);
-        let decode = self.golden.has(&["decode_ids", "decode_logits"]).then(|| self.golden.ids("decode_ids")).transpose()?;
+        let decode =
+            self.golden.has(&["decode_ids", "decode_logits"]).then(|| self.golden.ids("decode_ids")).transpose()?;
         let (mut at_once, mut in_parts, mut decoded) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..ids.batch {
             let sequence = ids.row(row);

@@ -86,7 +86,8 @@ impl Golden {
     pub(super) fn ids(&self, name: &str) -> Result<Ids> {
         let (batch, length, ids) = self.integers(name)?;
         let ids: Result<Vec<u32>, _> = ids.into_iter().map(u32::try_from).collect();
-        let ids = ids.with_context(|| format!("{}: `{name}` holds a number that is no token id", self.path().display()))?;
+        let ids =
+            ids.with_context(|| format!("{}: `{name}` holds a number that is no token id", self.path().display()))?;
         Ok(Ids { batch, length, ids })
     }
 

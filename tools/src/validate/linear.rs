@@ -11,7 +11,9 @@ use tritter_runtime::{DType, Device, Graph, Tensor, reference};
 
 /// Checks every projection of which `lin0.<name>.{x,act_scale,codes,y}` are there.
 pub(super) fn check(model: &Model, device: &Device, golden: &Golden, report: &mut Report) -> Result<()> {
-    let Some(layer) = model.layers.first() else { return Ok(()) };
+    let Some(layer) = model.layers.first() else {
+        return Ok(());
+    };
     for (name, linear) in named(layer) {
         let [x, scale, codes, y] = ["x", "act_scale", "codes", "y"].map(|part| format!("lin0.{name}.{part}"));
         if !golden.has(&[&x, &scale, &codes, &y]) {
@@ -21,7 +23,9 @@ pub(super) fn check(model: &Model, device: &Device, golden: &Golden, report: &mu
         let Some((&k, rows)) = shape.split_last() else { bail!("{}: `{x}` is a scalar", golden.path().display()) };
         let with = |last: usize| [rows, &[last]].concat();
         let input = golden.floats(&x, &shape)?;
-        let Some(alone) = run(device, linear, &input, k)? else { continue };
+        let Some(alone) = run(device, linear, &input, k)? else {
+            continue;
+        };
         let n = alone.y.len() / alone.scales.len().max(1);
         let golden_scales = golden.floats(&scale, &with(1))?;
         // Ours multiplies codes, the golden one divides them.
@@ -38,7 +42,15 @@ pub(super) fn check(model: &Model, device: &Device, golden: &Golden, report: &mu
 
 fn named(layer: &Layer) -> [(&'static str, &Linear); 7] {
     let Layer { q, k, v, o, gate, up, down, .. } = layer;
-    [("q_proj", q), ("k_proj", k), ("v_proj", v), ("o_proj", o), ("gate_proj", gate), ("up_proj", up), ("down_proj", down)]
+    [
+        ("q_proj", q),
+        ("k_proj", k),
+        ("v_proj", v),
+        ("o_proj", o),
+        ("gate_proj", gate),
+        ("up_proj", up),
+        ("down_proj", down),
+    ]
 }
 
 struct Alone {
@@ -49,7 +61,9 @@ struct Alone {
 
 /// Runs a projection on rows of `k` elements; `None` if it is not ternary.
 fn run(device: &Device, linear: &Linear, input: &[f32], k: usize) -> Result<Option<Alone>> {
-    let Matrix::Ternary { codes, scale } = &linear.matrix else { return Ok(None) };
+    let Matrix::Ternary { codes, scale } = &linear.matrix else {
+        return Ok(None);
+    };
     let (n, width) = (codes.spec().rows(), codes.spec().cols());
     if k != width || input.is_empty() {
         bail!("the golden input of `{}` has rows of {k} elements, expected {width}", codes.name());

@@ -64,7 +64,8 @@ pub fn validate(folder: &Path, device: &Device) -> Result<Report> {
     }
     if let (Some(bounds), Some(golden)) = (training, &golden) {
         let base = fixture.base_model.as_deref();
-        let base = base.with_context(|| format!("{}: `base_model` is missing", folder.join("fixture.json").display()))?;
+        let base =
+            base.with_context(|| format!("{}: `base_model` is missing", folder.join("fixture.json").display()))?;
         training::check(folder, &folder.join(base), device, golden, bounds, &mut report)?;
     }
     if let (Some(golden), false) = (&golden, report.stopped()) {

@@ -55,7 +55,9 @@ impl Report {
     /// has no golden value to compare with.
     pub fn outcome(&self) -> Result<(), String> {
         match (self.failed(), self.golden) {
-            (0, 0) => Err(format!("{}: nothing was checked, for it holds no golden output that is known here", self.model)),
+            (0, 0) => {
+                Err(format!("{}: nothing was checked, for it holds no golden output that is known here", self.model))
+            }
             (0, _) => Ok(()),
             (failed, _) => Err(format!("{}: {failed} of {} checks failed", self.model, self.checks.len())),
         }

@@ -53,10 +53,13 @@ pub(super) fn check(
     let run = Run { device, golden, steps: StepsPlan::new(&model, shape)?.open(device)?, batch, hyper, bounds };
     run.gradients(&expected, report)?;
     let (losses, norms) = run.train(steps, report)?;
-    compare_curves(&losses, &norms, &expected, bounds, report);
+    compare_losses("losses", &losses, &expected.losses, bounds, report);
     if let Some(list) = json.get("losses").and_then(Value::as_array) {
         let list: Vec<f32> = list.iter().map(|v| v.as_f64().unwrap_or(f64::NAN) as f32).collect();
-        report.golden("golden.json losses", compare::max_abs(&losses, &list), bounds.loss_later);
+        compare_losses("golden.json losses", &losses, &list, bounds, report);
+    }
+    if let Some(expected) = &expected.norms {
+        compare_norms(&norms, expected, bounds, report);
     }
     Ok(())
 }
@@ -66,21 +69,28 @@ struct Expected {
     norms: Option<Vec<f32>>,
 }
 
-fn compare_curves(losses: &[f32], norms: &[f32], expected: &Expected, bounds: &Training, report: &mut Report) {
-    let certain = bounds.certain.min(losses.len());
-    let name = |what: &str| if certain < losses.len() { format!("{what} (first {certain})") } else { what.to_owned() };
-    let error = compare::max_abs(&losses[..certain], &expected.losses[..certain]);
-    report.golden(name("losses"), error, bounds.loss);
-    if certain < losses.len() {
-        report.golden("losses", compare::max_abs(losses, &expected.losses), bounds.loss_later);
+/// Steps that are held to the strict bound, and their share of a name.
+fn certain(bounds: &Training, found: &[f32], expected: &[f32]) -> (usize, String) {
+    let steps = bounds.certain.min(found.len()).min(expected.len());
+    (steps, if steps < found.len() { format!(" (first {steps})") } else { String::new() })
+}
+
+fn compare_losses(name: &str, found: &[f32], expected: &[f32], bounds: &Training, report: &mut Report) {
+    let (first, which) = certain(bounds, found, expected);
+    report.golden(format!("{name}{which}"), compare::max_abs(&found[..first], &expected[..first]), bounds.loss);
+    if first < found.len() {
+        report.golden(name, compare::max_abs(found, expected), bounds.loss_later);
     }
-    if let Some(expected) = &expected.norms {
-        let error = compare::relative_each(&norms[..certain], &expected[..certain]);
-        report.golden(name("grad_norms") + " (relative)", error, bounds.norm);
-        if certain < norms.len() {
-            let error = compare::relative_to_largest(norms, expected);
-            report.golden("grad_norms (relative to the largest)", error, bounds.norm_later);
-        }
+}
+
+fn compare_norms(found: &[f32], expected: &[f32], bounds: &Training, report: &mut Report) {
+    let (first, which) = certain(bounds, found, expected);
+    let error = compare::relative_each(&found[..first], &expected[..first]);
+    report.golden(format!("grad_norms{which} (relative)"), error, bounds.norm);
+    if first < found.len() {
+        report.golden("grad_norms (relative)", compare::relative_each(found, expected), bounds.norm_later);
+        let error = compare::relative_to_largest(found, expected);
+        report.golden("grad_norms (relative to the largest)", error, bounds.norm_later_of_largest);
     }
 }
 
@@ -112,7 +122,7 @@ fn batch(golden: &Golden) -> Result<(Batch, Shape)> {
         bail!("{}: `labels` and `input_ids` have different shapes", golden.path().display());
     }
     let target = |i: usize| {
-        let next = if (i + 1) % length == 0 { None } else { labels.get(i + 1) };
+        let next = if (i + 1).is_multiple_of(length) { None } else { labels.get(i + 1) };
         next.and_then(|&label| u32::try_from(label).ok()).unwrap_or(IGNORED)
     };
     let n = ids.ids.len();
@@ -145,7 +155,8 @@ impl Run<'_> {
             let found: Vec<f32> = self.device.read(&parameter.gradient)?;
             if self.golden.has(&[&name]) {
                 let expected = self.golden.floats(&name, &parameter.weight.spec().shape)?;
-                let (error, relative) = (compare::max_abs(&found, &expected), compare::relative_norm(&found, &expected));
+                let (error, relative) =
+                    (compare::max_abs(&found, &expected), compare::relative_norm(&found, &expected));
                 if error > bounds::GRADIENT && relative <= bounds::GRADIENT_RELATIVE {
                     report.golden(format!("{name} (relative norm)"), relative, bounds::GRADIENT_RELATIVE);
                 } else {
@@ -157,7 +168,11 @@ impl Run<'_> {
         // An evaluation leaves the running sum of losses empty.
         let loss = self.steps.evaluate(&self.batch)? / self.batch.valid.max(1) as f64;
         if let Some(first) = expected.losses.first() {
-            report.golden("losses (evaluation before step 1)", compare::max_abs(&[loss as f32], &[*first]), self.bounds.loss);
+            report.golden(
+                "losses (evaluation before step 1)",
+                compare::max_abs(&[loss as f32], &[*first]),
+                self.bounds.loss,
+            );
         }
         Ok(())
     }

@@ -214,10 +214,13 @@ mod tests {
         assert_eq!(batches.rows(), 10);
         let mut epochs = Vec::new();
         for epoch in 0..3 {
-            let mut rows: Vec<u32> = (0..10).map(|_| batches.next_batch()).map(|b| {
-                assert_eq!(b.valid, 6, "every token of a training row has a target");
-                b.tokens[0]
-            }).collect();
+            let mut rows: Vec<u32> = (0..10)
+                .map(|_| batches.next_batch())
+                .map(|b| {
+                    assert_eq!(b.valid, 6, "every token of a training row has a target");
+                    b.tokens[0]
+                })
+                .collect();
             assert_eq!((batches.state().epoch, batches.state().position), (epoch, 10));
             epochs.push(rows.clone());
             rows.sort_unstable();
@@ -241,7 +244,12 @@ mod tests {
         }
         assert!(whole.state().epoch > 3);
         let other = Batches::new(stream, 3, 5, 12).unwrap().next_batch();
-        assert_ne!(other, Batches::resume(whole.stream.clone(), 3, 5, BatchState { epoch: 0, position: 0, seed: 11 }).unwrap().next_batch());
+        assert_ne!(
+            other,
+            Batches::resume(whole.stream.clone(), 3, 5, BatchState { epoch: 0, position: 0, seed: 11 })
+                .unwrap()
+                .next_batch()
+        );
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Corpus {
         let mut seen = 0;
         source.read(|document| {
             let side = sides.get(seen).filter(|_| lengths[seen] == document.text.len());
-            let side = *side.ok_or_else(|| Error::data(&*document.place, "it changed while it was read; start again"))?;
+            let side =
+                *side.ok_or_else(|| Error::data(&*document.place, "it changed while it was read; start again"))?;
             seen += 1;
             push(tokenizer, &document, side, &mut train, &mut val)
         })?;
@@ -170,7 +171,11 @@ mod tests {
 
     fn write(folder: &Path, documents: usize) -> Source {
         for i in 0..documents {
-            fs::write(folder.join(format!("{i:03}.txt")), format!("document {i}: the cat sat on the mät\n").repeat(i + 1)).unwrap();
+            fs::write(
+                folder.join(format!("{i:03}.txt")),
+                format!("document {i}: the cat sat on the mät\n").repeat(i + 1),
+            )
+            .unwrap();
         }
         Source::open(&[folder.to_path_buf()]).unwrap()
     }

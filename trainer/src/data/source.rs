@@ -88,7 +88,11 @@ impl Source {
         for file in &self.files {
             let before = summary.documents;
             let lines = file.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
-            if lines { read_lines(&file.path, &mut summary, &mut f)? } else { read_text(file, &mut summary, &mut f)? }
+            if lines {
+                read_lines(&file.path, &mut summary, &mut f)?
+            } else {
+                read_text(file, &mut summary, &mut f)?
+            }
             if file.named && summary.documents == before {
                 return Err(Error::data(file.path.display().to_string(), "it holds no text"));
             }
@@ -116,7 +120,12 @@ fn walk(folder: &Path, files: &mut Vec<Found>) -> Result<()> {
     Ok(())
 }
 
-fn give(place: String, text: &str, summary: &mut Summary, f: &mut impl FnMut(Document<'_>) -> Result<()>) -> Result<()> {
+fn give(
+    place: String,
+    text: &str,
+    summary: &mut Summary,
+    f: &mut impl FnMut(Document<'_>) -> Result<()>,
+) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }

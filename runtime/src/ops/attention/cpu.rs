@@ -4,7 +4,7 @@ use super::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padde
 use super::{Attention, NOTHING};
 use crate::cpu::parallel;
 use crate::op::Args;
-use crate::ops::exp::exp;
+use crate::cpu::math::exp;
 use std::ops::Range;
 
 pub(super) fn forward(p: &Attention, mut args: Args<'_>) {

@@ -1,5 +1,6 @@
 //! Small dense tiles in scratch memory, and what fills them: the inner loops of all attention rows.
 
+use crate::cpu::vector;
 use crate::dtype::DType;
 use crate::op::Args;
 use half::f16;
@@ -12,7 +13,7 @@ pub(crate) const KEYS: usize = 64;
 pub(crate) const ROWS: usize = 64;
 
 /// Rows and columns of the register tile of [`multiply_add`].
-const REGISTER: (usize, usize) = (4, 8);
+const REGISTER: (usize, usize) = (4, 16);
 
 /// Rows that a tile for `n` of them needs as the left factor of [`multiply_add`].
 pub(crate) fn padded_rows(n: usize) -> usize {
@@ -27,6 +28,11 @@ pub(crate) fn padded_columns(n: usize) -> usize {
 /// `c[r,n] += a[r,k] · b[k,n]`, row-major without gaps, `r` padded for rows and `n` for columns.
 /// Every element is summed over `k` in order.
 pub(crate) fn multiply_add(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
+    vector::widest(|| multiply_add_lanes(c, a, b, k, n));
+}
+
+#[inline(always)]
+fn multiply_add_lanes(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
     const WIDE: usize = REGISTER.1;
     for (c, a) in c.chunks_exact_mut(REGISTER.0 * n).zip(a.chunks_exact(REGISTER.0 * k)) {
         let (a0, a) = a.split_at(k);

@@ -81,10 +81,14 @@ fn the_top_k_are_kept_and_nothing_else() {
 
 #[test]
 fn noise_is_finite_and_ordered_at_both_ends() {
-    assert!(gumbel(0) < MOST_NOISE && gumbel(0) > 22.0);
-    assert!(gumbel(u32::MAX).is_finite() && gumbel(u32::MAX) < -2.5);
+    let noise = |bits| gumbel(uniform(bits));
+    assert!(noise(0) > 22.0 && noise(0) < 23.0);
+    assert!(noise(u32::MAX).is_finite() && noise(u32::MAX) < -2.5);
     let edge = (0.03125 * 4_294_967_296.0) as u32;
-    assert!((gumbel(edge - 1) - gumbel(edge)).abs() < 1e-5, "both formulas meet");
+    assert!((noise(edge - 1) - noise(edge)).abs() < 1e-5, "both formulas meet");
+    // What lets a draw pass over an element: noise stays below -ln w.
+    let bits = (0..32).flat_map(|shift| [1u32 << shift, u32::MAX >> shift, 0x9E37_79B9 >> shift]);
+    assert!(bits.into_iter().all(|bits| noise(bits) < -uniform(bits).ln() + 1e-4));
 }
 
 #[test]
