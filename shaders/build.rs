@@ -22,10 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut table = String::from("&[\n");
     for name in &names {
-        writeln!(
-            table,
-            "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/wgsl/{name}.wgsl\"))),"
-        )?;
+        writeln!(table, "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/wgsl/{name}.wgsl\"))),")?;
     }
     table.push_str("]\n");
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("files.rs"), table)?;
@@ -56,6 +53,5 @@ fn list(folder: &Path, prefix: &str) -> Result<Vec<String>, Box<dyn Error>> {
 }
 
 fn is_snake_case(name: &str) -> bool {
-    name.bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }

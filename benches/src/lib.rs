@@ -1,1 +1,1 @@
-//! Placeholder.
+//! Criterion benches over the op rows; see `benches/rows.rs`.

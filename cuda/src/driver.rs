@@ -46,7 +46,8 @@ fn ask() -> Result<String, String> {
     // SAFETY: `cuInit`, `cuDriverGetVersion` and `cuDeviceGetCount` have had these C signatures since
     // CUDA 2.0; the symbols do not outlive `library`.
     let (init, version, count) = unsafe {
-        let symbol = |name: &[u8]| library.get::<Query>(name).map_err(|e| format!("the NVIDIA driver lacks a function: {e}"));
+        let symbol =
+            |name: &[u8]| library.get::<Query>(name).map_err(|e| format!("the NVIDIA driver lacks a function: {e}"));
         let init = library.get::<Init>(b"cuInit\0").map_err(|e| format!("the NVIDIA driver lacks a function: {e}"))?;
         (init, symbol(b"cuDriverGetVersion\0")?, symbol(b"cuDeviceGetCount\0")?)
     };
@@ -79,7 +80,9 @@ mod tests {
     #[test]
     fn the_probe_answers_with_a_version_or_a_reason() {
         match probe() {
-            Probe::Driver { version } => assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}"),
+            Probe::Driver { version } => {
+                assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}")
+            }
             Probe::Absent { why } => assert!(why.contains("NVIDIA"), "{why}"),
         }
     }

@@ -56,21 +56,13 @@ where
         .initial_alphabet((0..=u8::MAX).map(byte_to_char).collect())
         .max_token_length(Some(MAX_TOKEN_BYTES))
         .build();
-    let mut trained = TokenizerBuilder::<
-        BPE,
-        NormalizerWrapper,
-        ByteLevel,
-        PostProcessorWrapper,
-        ByteLevel,
-    >::new()
-    .with_model(BPE::default())
-    .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
-    .with_decoder(Some(ByteLevel::new(false, true, true)))
-    .build()
-    .map_err(fail)?;
-    trained
-        .train(&mut trainer, texts.into_iter())
+    let mut trained = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, PostProcessorWrapper, ByteLevel>::new()
+        .with_model(BPE::default())
+        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+        .with_decoder(Some(ByteLevel::new(false, true, true)))
+        .build()
         .map_err(fail)?;
+    trained.train(&mut trainer, texts.into_iter()).map_err(fail)?;
     let template = TemplateProcessing::builder()
         .try_single(format!("{BOS} $A"))
         .map_err(|error| Error::tokenizer(path, error))?
@@ -93,36 +85,23 @@ mod tests {
     #[test]
     fn special_tokens_come_first_and_the_size_is_a_bound() {
         let tokenizer = train_bpe([TEXT; 4], 300).unwrap();
-        assert_eq!(
-            [BOS, EOS, PAD].map(|t| tokenizer.token_id(t).unwrap()),
-            [0, 1, 2]
-        );
+        assert_eq!([BOS, EOS, PAD].map(|t| tokenizer.token_id(t).unwrap()), [0, 1, 2]);
         assert_eq!(tokenizer.vocab_size(), 300);
         assert_eq!(train_bpe([""], 300).unwrap().vocab_size(), MIN_VOCAB);
         assert_eq!(tokenizer.encode("x", true).unwrap()[0], 0);
         assert_eq!(tokenizer.encode("x", false).unwrap().len(), 1);
-        assert!(
-            train_bpe([TEXT], 258)
-                .unwrap_err()
-                .to_string()
-                .contains("258")
-        );
+        assert!(train_bpe([TEXT], 258).unwrap_err().to_string().contains("258"));
     }
 
     #[test]
     fn training_is_deterministic() {
-        let texts: Vec<String> = (0..200)
-            .map(|i| format!("{TEXT}{i} {}", i * i % 97))
-            .collect();
+        let texts: Vec<String> = (0..200).map(|i| format!("{TEXT}{i} {}", i * i % 97)).collect();
         let json = || train_bpe(&texts, 400).unwrap().to_json().unwrap();
         let first = json();
         for _ in 0..3 {
             assert_eq!(json(), first);
         }
-        let backwards = train_bpe(texts.iter().rev(), 400)
-            .unwrap()
-            .to_json()
-            .unwrap();
+        let backwards = train_bpe(texts.iter().rev(), 400).unwrap().to_json().unwrap();
         assert_eq!(backwards, first, "the order of texts does not matter");
     }
 
@@ -153,14 +132,7 @@ mod tests {
     #[test]
     fn valid_text_survives_the_ordinary_way() {
         let tokenizer = train_bpe([TEXT; 4], 320).unwrap();
-        for text in [
-            TEXT,
-            "",
-            " ",
-            "\u{0}\u{10ffff}",
-            "e\u{301} \u{feff}\t\n",
-            "🙂🙂",
-        ] {
+        for text in [TEXT, "", " ", "\u{0}\u{10ffff}", "e\u{301} \u{feff}\t\n", "🙂🙂"] {
             let ids = tokenizer.encode(text, false).unwrap();
             assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
             let with_bos = tokenizer.encode(text, true).unwrap();

@@ -40,10 +40,7 @@ const NOT_LEVEL: usize = 2;
 
 /// Parses the whole of `text`.
 pub(crate) fn parse_expression(text: &str) -> Result<Expression, String> {
-    let mut parser = Parser {
-        rest: text.trim(),
-        depth: 0,
-    };
+    let mut parser = Parser { rest: text.trim(), depth: 0 };
     let expression = parser.level(0)?;
     if parser.rest.is_empty() {
         return Ok(expression);
@@ -90,9 +87,7 @@ impl Parser<'_> {
     fn enter(&mut self) -> Result<(), String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(format!(
-                "an expression is nested more than {MAX_DEPTH} deep"
-            ));
+            return Err(format!("an expression is nested more than {MAX_DEPTH} deep"));
         }
         Ok(())
     }
@@ -104,9 +99,7 @@ impl Parser<'_> {
         loop {
             links += 1;
             if links > MAX_DEPTH {
-                return Err(format!(
-                    "more than {MAX_DEPTH} subscripts or filters, too deep"
-                ));
+                return Err(format!("more than {MAX_DEPTH} subscripts or filters, too deep"));
             }
             if self.take("[") {
                 let key = self.level(0)?;
@@ -136,9 +129,7 @@ impl Parser<'_> {
             Some(quote @ ('\'' | '"')) => Ok(Expression::Constant(self.string(quote)?)),
             Some(digit) if digit.is_ascii_digit() => {
                 let digits = self.while_true(|c| c.is_ascii_digit());
-                let number: u64 = digits
-                    .parse()
-                    .map_err(|_| format!("`{digits}` is too large"))?;
+                let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is too large"))?;
                 Ok(Expression::Constant(number.into()))
             }
             _ => Ok(match self.name()?.as_str() {
@@ -216,9 +207,7 @@ impl Expression {
             Self::Constant(value) => Ok(value.clone()),
             Self::Name(name) => {
                 let found = scope.iter().rev().find(|(known, _)| known == name);
-                found
-                    .map(|(_, value)| value.clone())
-                    .ok_or_else(|| format!("`{name}` is unknown"))
+                found.map(|(_, value)| value.clone()).ok_or_else(|| format!("`{name}` is unknown"))
             }
             Self::Item(of, key) => {
                 let (of, key) = (of.value(scope)?, key.value(scope)?);
@@ -227,9 +216,7 @@ impl Expression {
                     Value::Number(at) => at.as_u64().and_then(|at| of.get(at as usize)),
                     _ => None,
                 };
-                found
-                    .cloned()
-                    .ok_or_else(|| format!("there is no {key} in it"))
+                found.cloned().ok_or_else(|| format!("there is no {key} in it"))
             }
             Self::Trim(inner) => Ok(text_of(&inner.value(scope)?)?.trim().into()),
             Self::Not(inner) => Ok((!is_true(&inner.value(scope)?)).into()),
@@ -238,12 +225,7 @@ impl Expression {
     }
 }
 
-fn pair(
-    operator: Operator,
-    left: &Expression,
-    right: &Expression,
-    scope: &Scope,
-) -> Result<Value, String> {
+fn pair(operator: Operator, left: &Expression, right: &Expression, scope: &Scope) -> Result<Value, String> {
     let left = left.value(scope)?;
     match operator {
         Operator::Or if is_true(&left) => Ok(left),

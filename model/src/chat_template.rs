@@ -33,10 +33,7 @@ pub fn render(template: &str, messages: &[Message], prompt: bool) -> Result<Stri
     if let Some(tag) = rest.first() {
         return Err(format!("`{}` closes nothing", tag.word()));
     }
-    let list: Vec<Value> = messages
-        .iter()
-        .map(|m| json!({ "role": m.role, "content": m.content }))
-        .collect();
+    let list: Vec<Value> = messages.iter().map(|m| json!({ "role": m.role, "content": m.content })).collect();
     let mut scope = Scope::new();
     scope.push(("messages".to_owned(), Value::Array(list)));
     scope.push(("add_generation_prompt".to_owned(), Value::Bool(prompt)));
@@ -89,9 +86,7 @@ fn split(template: &str) -> Result<Vec<Tag<'_>>, String> {
             "{%" => "%}",
             _ => "#}",
         };
-        let (inside, after) = inside
-            .split_once(close)
-            .ok_or_else(|| format!("`{open}` is open"))?;
+        let (inside, after) = inside.split_once(close).ok_or_else(|| format!("`{open}` is open"))?;
         let text = match inside.strip_prefix('-') {
             Some(_) => text.trim_end(),
             // A block alone on its line takes the space before it along.
@@ -109,9 +104,7 @@ fn split(template: &str) -> Result<Vec<Tag<'_>>, String> {
             None => after,
         };
         let passed = after.len() - rest.len();
-        line_start = after
-            .get(..passed)
-            .is_some_and(|space| space.ends_with('\n'));
+        line_start = after.get(..passed).is_some_and(|space| space.ends_with('\n'));
         let inside = inside.strip_prefix('-').unwrap_or(inside);
         let inside = inside.strip_suffix('-').unwrap_or(inside).trim();
         match open {
@@ -161,9 +154,7 @@ fn parse_nodes<'a>(rest: &mut &[Tag<'a>], depth: usize) -> Result<Vec<Node<'a>>,
 
 fn parse_for<'a>(inside: &str, rest: &mut &[Tag<'a>], depth: usize) -> Result<Node<'a>, String> {
     let header = inside.strip_prefix("for").unwrap_or_default();
-    let (name, list) = header
-        .split_once(" in ")
-        .ok_or_else(|| format!("`{inside}` is not supported"))?;
+    let (name, list) = header.split_once(" in ").ok_or_else(|| format!("`{inside}` is not supported"))?;
     let name = name.trim().to_owned();
     if name.contains(|c: char| !c.is_alphanumeric() && c != '_') {
         return Err(format!("`{inside}` is not supported"));
@@ -175,9 +166,7 @@ fn parse_for<'a>(inside: &str, rest: &mut &[Tag<'a>], depth: usize) -> Result<No
 }
 
 fn parse_if<'a>(inside: &str, rest: &mut &[Tag<'a>], depth: usize) -> Result<Node<'a>, String> {
-    let mut condition = Some(parse_expression(
-        inside.strip_prefix("if").unwrap_or_default(),
-    )?);
+    let mut condition = Some(parse_expression(inside.strip_prefix("if").unwrap_or_default())?);
     let mut branches = Vec::new();
     loop {
         let last = condition.is_none();
@@ -248,15 +237,8 @@ mod tests {
     use super::*;
 
     fn said(template: &str) -> Result<String, String> {
-        let message = |role: &str, content: &str| Message {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        };
-        render(
-            template,
-            &[message("user", " hi "), message("assistant", "yes")],
-            true,
-        )
+        let message = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+        render(template, &[message("user", " hi "), message("assistant", "yes")], true)
     }
 
     #[test]
@@ -271,16 +253,10 @@ mod tests {
 
     #[test]
     fn space_round_tags_is_trimmed_as_in_transformers() {
-        assert_eq!(
-            said("a\n  {% if true %}\n  b\n  {% endif %}\nc").unwrap(),
-            "a\n  b\nc"
-        );
+        assert_eq!(said("a\n  {% if true %}\n  b\n  {% endif %}\nc").unwrap(), "a\n  b\nc");
         assert_eq!(said("a  {{- 'b' -}}  \n c{# no #}").unwrap(), "abc");
         assert_eq!(said("a\n{{ 'b\\n\\'' }}\n").unwrap(), "a\nb\n'");
-        assert_eq!(
-            said("  {% if true %}\n  {% if true %} x{% endif %}{% endif %}").unwrap(),
-            " x"
-        );
+        assert_eq!(said("  {% if true %}\n  {% if true %} x{% endif %}{% endif %}").unwrap(), " x");
     }
 
     #[test]

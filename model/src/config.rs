@@ -197,18 +197,12 @@ impl Config {
             return fail("head_dim", &self.head_dim, problem);
         }
         if self.has_sub_norms() && self.query_width() != self.hidden_size {
-            let problem = format!(
-                "num_attention_heads * head_dim must equal hidden_size ({}) in this family",
-                self.hidden_size
-            );
+            let problem =
+                format!("num_attention_heads * head_dim must equal hidden_size ({}) in this family", self.hidden_size);
             return fail("head_dim", &self.head_dim, problem);
         }
         if self.has_sub_norms() && self.mlp_bias {
-            return fail(
-                "mlp_bias",
-                &true,
-                "only the llama family has it; set it to false".into(),
-            );
+            return fail("mlp_bias", &true, "only the llama family has it; set it to false".into());
         }
         if self.parameters_checked().is_none_or(|n| n > MAX_PARAMETERS) {
             let problem = "the sizes together give more than 10^13 parameters; correct them";
@@ -223,12 +217,7 @@ impl Config {
             if value.is_finite() && value > 0.0 {
                 Ok(())
             } else {
-                Err(Error::field(
-                    file,
-                    field,
-                    value,
-                    "give a finite number above zero",
-                ))
+                Err(Error::field(file, field, value, "give a finite number above zero"))
             }
         };
         positive("rms_norm_eps", self.rms_norm_eps)?;
@@ -289,9 +278,7 @@ mod tests {
     use crate::presets::preset;
 
     fn sample() -> Config {
-        preset("test")
-            .unwrap()
-            .config(Family::Bitnet, Some(512), None)
+        preset("test").unwrap().config(Family::Bitnet, Some(512), None)
     }
 
     #[track_caller]
@@ -305,11 +292,7 @@ mod tests {
     #[test]
     fn a_preset_is_valid() {
         for family in [Family::Bitnet, Family::Llama, Family::Tritter] {
-            preset("test")
-                .unwrap()
-                .config(family, None, None)
-                .validate()
-                .unwrap();
+            preset("test").unwrap().config(family, None, None).validate().unwrap();
         }
     }
 
@@ -324,10 +307,7 @@ mod tests {
         refused(|c| c.head_dim = 32, "head_dim");
         refused(|c| c.mlp_bias = true, "mlp_bias");
         refused(|c| c.max_positions = 0, "max_position_embeddings");
-        refused(
-            |c| (c.intermediate_size, c.num_layers) = (1 << 30, 10_000),
-            "hidden_size",
-        );
+        refused(|c| (c.intermediate_size, c.num_layers) = (1 << 30, 10_000), "hidden_size");
     }
 
     #[test]
@@ -341,20 +321,12 @@ mod tests {
             high_freq_factor: high,
             original_max_position_embeddings: 32,
         };
-        refused(
-            |c| c.rope.scaling = scaling(1.0),
-            "rope_parameters.high_freq_factor",
-        );
+        refused(|c| c.rope.scaling = scaling(1.0), "rope_parameters.high_freq_factor");
     }
 
     #[test]
     fn packed_rows_must_fill_bytes() {
-        let offline = Quantization::Offline {
-            linear_class: LinearClass::BitLinear,
-        };
-        refused(
-            |c| (c.quantization, c.intermediate_size) = (offline, 510),
-            "intermediate_size",
-        );
+        let offline = Quantization::Offline { linear_class: LinearClass::BitLinear };
+        refused(|c| (c.quantization, c.intermediate_size) = (offline, 510), "intermediate_size");
     }
 }

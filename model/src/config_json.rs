@@ -28,9 +28,7 @@ impl Family {
 
     /// The family of that `model_type`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Bitnet, Self::Llama, Self::Tritter]
-            .into_iter()
-            .find(|f| f.name() == name)
+        [Self::Bitnet, Self::Llama, Self::Tritter].into_iter().find(|f| f.name() == name)
     }
 
     fn architecture(self) -> &'static str {
@@ -60,9 +58,7 @@ impl Config {
             num_heads,
             num_kv_heads: fields.size("num_key_value_heads")?.unwrap_or(num_heads),
             head_dim: head_dim(&fields, hidden_size, num_heads)?,
-            rms_norm_eps: fields
-                .number("rms_norm_eps")?
-                .unwrap_or(if llama { 1e-6 } else { 1e-5 }),
+            rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(if llama { 1e-6 } else { 1e-5 }),
             rope: rope(&fields, if llama { 10_000.0 } else { 500_000.0 })?,
             max_positions: fields.size("max_position_embeddings")?.unwrap_or(2048),
             tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(!llama),
@@ -126,12 +122,8 @@ impl Config {
 
 fn family(fields: &Fields<'_>) -> Result<Family> {
     let name = fields.text("model_type")?.unwrap_or_default();
-    Family::from_name(name).ok_or_else(|| {
-        fields.error(
-            "model_type",
-            "this program knows bitnet, llama and tritter; use such a model",
-        )
-    })
+    Family::from_name(name)
+        .ok_or_else(|| fields.error("model_type", "this program knows bitnet, llama and tritter; use such a model"))
 }
 
 fn activation(fields: &Fields<'_>, family: Family) -> Result<Activation> {
@@ -164,32 +156,21 @@ fn rope(fields: &Fields<'_>, default_theta: f64) -> Result<Rope> {
         Some(inner) => rope_scaling(&inner)?,
         None => RopeScaling::None,
     };
-    Ok(Rope {
-        theta: theta.unwrap_or(default_theta),
-        scaling,
-    })
+    Ok(Rope { theta: theta.unwrap_or(default_theta), scaling })
 }
 
 fn rope_scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
-    if fields
-        .number("partial_rotary_factor")?
-        .is_some_and(|share| share != 1.0)
-    {
+    if fields.number("partial_rotary_factor")?.is_some_and(|share| share != 1.0) {
         return Err(fields.error("partial_rotary_factor", "only whole heads can be rotated"));
     }
-    let key = if fields.has("rope_type") {
-        "rope_type"
-    } else {
-        "type"
-    };
+    let key = if fields.has("rope_type") { "rope_type" } else { "type" };
     match fields.text(key)? {
         None | Some("default") => Ok(RopeScaling::None),
         Some("llama3") => Ok(RopeScaling::Llama3 {
             factor: fields.required_number("factor")?,
             low_freq_factor: fields.required_number("low_freq_factor")?,
             high_freq_factor: fields.required_number("high_freq_factor")?,
-            original_max_position_embeddings: fields
-                .required_size("original_max_position_embeddings")?,
+            original_max_position_embeddings: fields.required_size("original_max_position_embeddings")?,
         }),
         Some(_) => Err(fields.error(key, "default and llama3 are supported")),
     }
@@ -198,12 +179,7 @@ fn rope_scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
 fn rope_json(rope: &Rope) -> Value {
     match rope.scaling {
         RopeScaling::None => json!({ "rope_theta": rope.theta, "rope_type": "default" }),
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings,
-        } => json!({
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
             "factor": factor,
             "high_freq_factor": high_freq_factor,
             "low_freq_factor": low_freq_factor,
@@ -222,10 +198,7 @@ fn quantization(fields: &Fields<'_>) -> Result<Quantization> {
         return Err(inner.error("quant_method", "only bitnet is supported"));
     }
     if inner.flag("use_rms_norm")?.unwrap_or(false) {
-        return Err(inner.error(
-            "use_rms_norm",
-            "a norm inside the linear layer is not supported",
-        ));
+        return Err(inner.error("use_rms_norm", "a norm inside the linear layer is not supported"));
     }
     if !inner.only_lists("modules_to_not_convert", "lm_head") {
         let problem = "only lm_head can be left out of the conversion";
@@ -253,12 +226,8 @@ fn quantization_json(quantization: Quantization) -> Option<Value> {
     let (linear_class, mode) = match quantization {
         Quantization::None => return None,
         Quantization::Online => ("autobitlinear", "online"),
-        Quantization::Offline {
-            linear_class: LinearClass::AutoBitLinear,
-        } => ("autobitlinear", "offline"),
-        Quantization::Offline {
-            linear_class: LinearClass::BitLinear,
-        } => ("bitlinear", "offline"),
+        Quantization::Offline { linear_class: LinearClass::AutoBitLinear } => ("autobitlinear", "offline"),
+        Quantization::Offline { linear_class: LinearClass::BitLinear } => ("bitlinear", "offline"),
     };
     let mut map = Map::new();
     map.insert("quant_method".to_owned(), json!("bitnet"));
@@ -301,26 +270,18 @@ mod tests {
         let llama = read(&minimal("llama")).unwrap();
         assert_eq!((llama.head_dim, llama.num_kv_heads), (16, 6));
         assert_eq!((llama.rope.theta, llama.rms_norm_eps), (10_000.0, 1e-6));
-        assert_eq!(
-            (llama.tie_embeddings, llama.activation),
-            (false, Activation::Silu)
-        );
+        assert_eq!((llama.tie_embeddings, llama.activation), (false, Activation::Silu));
         assert_eq!(llama.quantization, Quantization::None);
         let bitnet = read(&minimal("bitnet")).unwrap();
         assert_eq!((bitnet.rope.theta, bitnet.rms_norm_eps), (500_000.0, 1e-5));
-        assert_eq!(
-            (bitnet.tie_embeddings, bitnet.activation),
-            (true, Activation::Relu2)
-        );
+        assert_eq!((bitnet.tie_embeddings, bitnet.activation), (true, Activation::Relu2));
     }
 
     #[test]
     fn quantisation_defaults_to_packed_bitlinear() {
         let mut json = minimal("llama");
         json["quantization_config"] = json!({ "quant_method": "bitnet" });
-        let expected = Quantization::Offline {
-            linear_class: LinearClass::BitLinear,
-        };
+        let expected = Quantization::Offline { linear_class: LinearClass::BitLinear };
         assert_eq!(read(&json).unwrap().quantization, expected);
         json["quantization_config"]["linear_class"] = json!("autobitlinear");
         json["quantization_config"]["quantization_mode"] = json!("online");
@@ -339,17 +300,10 @@ mod tests {
         old["rope_scaling"] = scaling.clone();
         oldest["rope_theta"] = json!(5e5);
         let mut by_type = scaling;
-        by_type["type"] = by_type
-            .as_object_mut()
-            .unwrap()
-            .remove("rope_type")
-            .unwrap();
+        by_type["type"] = by_type.as_object_mut().unwrap().remove("rope_type").unwrap();
         oldest["rope_scaling"] = by_type;
         let config = read(&new).unwrap();
-        assert!(matches!(
-            config.rope.scaling,
-            RopeScaling::Llama3 { factor: 8.0, .. }
-        ));
+        assert!(matches!(config.rope.scaling, RopeScaling::Llama3 { factor: 8.0, .. }));
         assert_eq!(read(&old).unwrap(), config);
         assert_eq!(read(&oldest).unwrap(), config);
     }
@@ -367,9 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let mut config = preset("test")
-            .unwrap()
-            .config(Family::Tritter, Some(300), Some(64));
+        let mut config = preset("test").unwrap().config(Family::Tritter, Some(300), Some(64));
         config.eos_token_ids = vec![1, 4];
         config.bos_token_id = Some(0);
         assert_eq!(read(&config.to_json()).unwrap(), config);
@@ -379,9 +331,7 @@ mod tests {
             high_freq_factor: 4.0,
             original_max_position_embeddings: 32,
         };
-        config.quantization = Quantization::Offline {
-            linear_class: LinearClass::AutoBitLinear,
-        };
+        config.quantization = Quantization::Offline { linear_class: LinearClass::AutoBitLinear };
         (config.family, config.eos_token_ids) = (Family::Bitnet, vec![1]);
         assert_eq!(read(&config.to_json()).unwrap(), config);
         (config.family, config.mlp_bias) = (Family::Llama, true);
@@ -391,48 +341,24 @@ mod tests {
 
     #[test]
     fn faults_name_file_field_and_value() {
-        refused(
-            json!({ "model_type": "gpt2" }),
-            &["`model_type`", "\"gpt2\""],
-        );
-        refused(
-            json!({ "hidden_act": "gelu" }),
-            &["`hidden_act`", "\"gelu\"", "relu2"],
-        );
-        refused(
-            json!({ "hidden_size": 95 }),
-            &["`num_attention_heads`", "6", "95"],
-        );
+        refused(json!({ "model_type": "gpt2" }), &["`model_type`", "\"gpt2\""]);
+        refused(json!({ "hidden_act": "gelu" }), &["`hidden_act`", "\"gelu\"", "relu2"]);
+        refused(json!({ "hidden_size": 95 }), &["`num_attention_heads`", "6", "95"]);
         refused(json!({ "hidden_size": 0 }), &["`hidden_size`", "0"]);
         refused(json!({ "hidden_size": -4 }), &["`hidden_size`", "-4"]);
         refused(json!({ "hidden_size": "x" }), &["`hidden_size`", "\"x\""]);
         refused(json!({ "hidden_size": 1e30 }), &["`hidden_size`"]);
         refused(json!({ "vocab_size": null }), &["`vocab_size`", "null"]);
-        refused(
-            json!({ "num_key_value_heads": 4 }),
-            &["`num_key_value_heads`", "4"],
-        );
+        refused(json!({ "num_key_value_heads": 4 }), &["`num_key_value_heads`", "4"]);
         refused(json!({ "rms_norm_eps": 0 }), &["`rms_norm_eps`"]);
-        refused(
-            json!({ "rope_scaling": { "type": "yarn" } }),
-            &["`rope_scaling.type`", "yarn"],
-        );
-        refused(
-            json!({ "rope_parameters": { "rope_type": "llama3" } }),
-            &["`rope_parameters.factor`", "missing"],
-        );
+        refused(json!({ "rope_scaling": { "type": "yarn" } }), &["`rope_scaling.type`", "yarn"]);
+        refused(json!({ "rope_parameters": { "rope_type": "llama3" } }), &["`rope_parameters.factor`", "missing"]);
         refused(
             json!({ "quantization_config": { "quant_method": "gptq" } }),
             &["`quantization_config.quant_method`", "gptq"],
         );
-        refused(
-            json!({ "eos_token_id": 5_000_000_000u64 }),
-            &["`eos_token_id`"],
-        );
-        refused(
-            json!({ "tie_word_embeddings": 1 }),
-            &["`tie_word_embeddings`"],
-        );
+        refused(json!({ "eos_token_id": 5_000_000_000u64 }), &["`eos_token_id`"]);
+        refused(json!({ "tie_word_embeddings": 1 }), &["`tie_word_embeddings`"]);
         let message = read(&json!([1])).unwrap_err().to_string();
         assert!(message.contains("an object"), "{message}");
     }

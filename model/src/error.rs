@@ -111,11 +111,7 @@ impl Error {
     /// An [`Error::Io`] maker for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            path,
-            action,
-            source,
-        }
+        move |source| Self::Io { path, action, source }
     }
 
     pub(crate) fn field(
@@ -124,42 +120,24 @@ impl Error {
         value: impl ToString,
         problem: impl Into<String>,
     ) -> Self {
-        Self::Field {
-            path: path.to_path_buf(),
-            field: field.into(),
-            value: value.to_string(),
-            problem: problem.into(),
-        }
+        Self::Field { path: path.to_path_buf(), field: field.into(), value: value.to_string(), problem: problem.into() }
     }
 
     pub(crate) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Checkpoint {
-            path: path.to_path_buf(),
-            problem: problem.into(),
-        }
+        Self::Checkpoint { path: path.to_path_buf(), problem: problem.into() }
     }
 
     pub(crate) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
-        Self::Tensor {
-            path: path.to_path_buf(),
-            tensor: tensor.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Tensor { path: path.to_path_buf(), tensor: tensor.to_owned(), problem: problem.into() }
     }
 
     pub(crate) fn tokenizer(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Tokenizer {
-            path: path.to_path_buf(),
-            problem: problem.into(),
-        }
+        Self::Tokenizer { path: path.to_path_buf(), problem: problem.into() }
     }
 }
 
 /// Reads and parses a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json {
-        path: path.to_path_buf(),
-        source,
-    })
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_path_buf(), source })
 }

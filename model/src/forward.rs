@@ -10,8 +10,8 @@ use crate::cache::Cache;
 use crate::config::Activation;
 use crate::weights::{Layer, Linear, Matrix, Model};
 use tritter_runtime::ops::{
-    add, add_bias, attention, cache_append, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope,
-    ternarize, ternary_matmul,
+    add, add_bias, attention, cache_append, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope, ternarize,
+    ternary_matmul,
 };
 use tritter_runtime::{Graph, Result, Tensor, Value};
 
@@ -58,7 +58,13 @@ pub struct Trace {
 }
 
 /// Records the embedding, all layers and the final norm; gives `[M, D]`.
-pub fn hidden(g: &mut Graph, model: &Model, stream: &Stream, cache: Option<&Cache>, trace: &mut Trace) -> Result<Value> {
+pub fn hidden(
+    g: &mut Graph,
+    model: &Model,
+    stream: &Stream,
+    cache: Option<&Cache>,
+    trace: &mut Trace,
+) -> Result<Value> {
     let (table, ids) = (g.bind(&model.embedding), g.bind(&stream.ids));
     let mut x = gather::gather(g, table, ids)?;
     trace.points.push(("embed_tokens".into(), x));

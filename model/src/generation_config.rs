@@ -57,9 +57,8 @@ impl GenerationConfig {
     pub fn from_json(file: &Path, json: &Value) -> Result<Self> {
         let fields = Fields::new(file, "", json)?;
         let absent = Self::default();
-        let number = |key: &str, default: f32| -> Result<f32> {
-            Ok(fields.number(key)?.map_or(default, |value| value as f32))
-        };
+        let number =
+            |key: &str, default: f32| -> Result<f32> { Ok(fields.number(key)?.map_or(default, |value| value as f32)) };
         let config = Self {
             do_sample: fields.flag("do_sample")?.unwrap_or(absent.do_sample),
             temperature: number("temperature", absent.temperature)?,
@@ -69,10 +68,7 @@ impl GenerationConfig {
             repetition_penalty: number("repetition_penalty", absent.repetition_penalty)?,
             eos_token_ids: fields.ids("eos_token_id")?,
         };
-        config
-            .sampling()
-            .validate()
-            .map_err(|error| Error::checkpoint(file, error.to_string()))?;
+        config.sampling().validate().map_err(|error| Error::checkpoint(file, error.to_string()))?;
         Ok(config)
     }
 
@@ -80,11 +76,7 @@ impl GenerationConfig {
     /// to be drawn.
     pub fn sampling(&self) -> Sampling {
         Sampling {
-            temperature: if self.do_sample {
-                self.temperature
-            } else {
-                0.0
-            },
+            temperature: if self.do_sample { self.temperature } else { 0.0 },
             top_k: self.top_k,
             top_p: self.top_p,
             min_p: self.min_p,
@@ -108,14 +100,9 @@ impl GenerationConfig {
                 map.insert("min_p".to_owned(), json!(self.min_p));
             }
             if self.repetition_penalty != 1.0 {
-                map.insert(
-                    "repetition_penalty".to_owned(),
-                    json!(self.repetition_penalty),
-                );
+                map.insert("repetition_penalty".to_owned(), json!(self.repetition_penalty));
             }
-            map.retain(|_, value| {
-                !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty())
-            });
+            map.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty()));
         }
         json
     }
@@ -153,24 +140,15 @@ mod tests {
         let written = config.to_json(Some(1), None);
         assert_eq!(read(&written).unwrap(), config);
         assert!(written.get("pad_token_id").is_none());
-        let greedy = GenerationConfig {
-            do_sample: false,
-            ..config
-        };
+        let greedy = GenerationConfig { do_sample: false, ..config };
         assert_eq!(greedy.sampling().temperature, 0.0);
-        assert_eq!(
-            read(&json!({ "eos_token_id": 7 })).unwrap().eos_token_ids,
-            [7]
-        );
+        assert_eq!(read(&json!({ "eos_token_id": 7 })).unwrap().eos_token_ids, [7]);
     }
 
     #[test]
     fn faults_name_file_and_field() {
         for (json, field) in [
-            (
-                json!({ "do_sample": true, "temperature": -1.0 }),
-                "temperature",
-            ),
+            (json!({ "do_sample": true, "temperature": -1.0 }), "temperature"),
             (json!({ "top_p": 2 }), "top_p"),
             (json!({ "top_k": -1 }), "top_k"),
             (json!({ "eos_token_id": "x" }), "eos_token_id"),

@@ -26,9 +26,7 @@ impl Random {
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.drawn = self.drawn.wrapping_add(1);
-        let mut z = self
-            .seed
-            .wrapping_add(self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut z = self.seed.wrapping_add(self.drawn.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -57,13 +55,7 @@ pub struct Sampling {
 
 impl Sampling {
     /// The largest logit, nothing else.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-    };
+    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repeat_penalty: 1.0 };
 
     /// Checks every setting; the error names the first that cannot be used.
     pub fn validate(&self) -> Result<()> {
@@ -71,30 +63,13 @@ impl Sampling {
             if good && value.is_finite() {
                 return Ok(());
             }
-            Err(Error::Sampling(format!(
-                "{name} is {value}; give a number {range}"
-            )))
+            Err(Error::Sampling(format!("{name} is {value}; give a number {range}")))
         };
-        check(
-            "temperature",
-            self.temperature,
-            self.temperature >= 0.0,
-            "from 0",
-        )?;
+        check("temperature", self.temperature, self.temperature >= 0.0, "from 0")?;
         let in_unit = |value: f32| (0.0..=1.0).contains(&value);
-        check(
-            "top_p",
-            self.top_p,
-            in_unit(self.top_p) && self.top_p > 0.0,
-            "above 0, up to 1",
-        )?;
+        check("top_p", self.top_p, in_unit(self.top_p) && self.top_p > 0.0, "above 0, up to 1")?;
         check("min_p", self.min_p, in_unit(self.min_p), "from 0 to 1")?;
-        check(
-            "repeat_penalty",
-            self.repeat_penalty,
-            self.repeat_penalty > 0.0,
-            "above 0",
-        )
+        check("repeat_penalty", self.repeat_penalty, self.repeat_penalty > 0.0, "above 0")
     }
 }
 
@@ -119,11 +94,7 @@ impl Sampler {
     /// A sampler at the beginning of the seed's sequence.
     pub fn new(settings: Sampling, seed: u64) -> Result<Self> {
         settings.validate()?;
-        Ok(Self {
-            settings,
-            random: Random::new(seed),
-            candidates: Vec::new(),
-        })
+        Ok(Self { settings, random: Random::new(seed), candidates: Vec::new() })
     }
 
     /// Chooses a token. `logits` (one row, `V` long) are changed by the
@@ -138,10 +109,7 @@ impl Sampler {
             )));
         }
         if u32::try_from(logits.len()).is_err() || logits.is_empty() {
-            return Err(Error::Sampling(format!(
-                "a row of {} logits has no token",
-                logits.len()
-            )));
+            return Err(Error::Sampling(format!("a row of {} logits has no token", logits.len())));
         }
         penalise(logits, recent, self.settings.repeat_penalty);
         if self.settings.temperature == 0.0 {
@@ -154,24 +122,14 @@ impl Sampler {
     /// Fills the candidates: in the order of ids, or of falling likelihood
     /// where top-p has to look at them in that order.
     fn restrict(&mut self, logits: &[f32]) {
-        let Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.settings;
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.settings;
         let list = &mut self.candidates;
         list.clear();
         // The largest is taken off first, so that no temperature overflows.
         let most = logits.iter().fold(f32::MIN, |most, &logit| most.max(logit));
         let scale = |&l: &f32| (f64::from(l) - f64::from(most)) / f64::from(temperature);
         let scaled = logits.iter().map(scale);
-        list.extend(
-            (0u32..)
-                .zip(scaled)
-                .map(|(id, logit)| Candidate { id, logit }),
-        );
+        list.extend((0u32..).zip(scaled).map(|(id, logit)| Candidate { id, logit }));
         if top_k > 0 && top_k < list.len() {
             let (_, last, _) = list.select_nth_unstable_by(top_k - 1, falling);
             let least = last.logit;
@@ -235,11 +193,7 @@ fn penalise(logits: &mut [f32], recent: &[u32], penalty: f32) {
     seen.dedup();
     for id in seen {
         if let Some(logit) = logits.get_mut(id as usize) {
-            let changed = if *logit > 0.0 {
-                *logit / penalty
-            } else {
-                *logit * penalty
-            };
+            let changed = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             *logit = changed.clamp(-f32::MAX, f32::MAX);
         }
     }
@@ -260,10 +214,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const PLAIN: Sampling = Sampling {
-        temperature: 1.0,
-        ..Sampling::GREEDY
-    };
+    const PLAIN: Sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
 
     /// How often each id comes in 20,000 draws.
     fn shares(settings: Sampling, logits: &[f32]) -> Vec<f64> {
@@ -291,19 +242,9 @@ mod tests {
     #[test]
     fn splitmix_gives_its_published_values() {
         let mut random = Random::new(1_234_567);
-        let expected = [
-            6457827717110365317u64,
-            3203168211198807973,
-            9817491932198370423,
-        ];
-        assert_eq!(
-            [random.next_u64(), random.next_u64(), random.next_u64()],
-            expected
-        );
-        let mut later = Random {
-            drawn: 2,
-            ..Random::new(1_234_567)
-        };
+        let expected = [6457827717110365317u64, 3203168211198807973, 9817491932198370423];
+        assert_eq!([random.next_u64(), random.next_u64(), random.next_u64()], expected);
+        let mut later = Random { drawn: 2, ..Random::new(1_234_567) };
         assert_eq!(later.next_u64(), expected[2]);
         assert!((0..1000).all(|_| (0.0..1.0).contains(&random.next_f64())));
     }
@@ -320,18 +261,9 @@ mod tests {
     fn shares_follow_the_softmax() {
         let logits = logs(&[0.1, 0.2, 0.3, 0.4]);
         close(&shares(PLAIN, &logits), &[0.1, 0.2, 0.3, 0.4]);
-        let cold = Sampling {
-            temperature: 0.5,
-            ..PLAIN
-        };
-        close(
-            &shares(cold, &logits),
-            &[1.0 / 30.0, 4.0 / 30.0, 9.0 / 30.0, 16.0 / 30.0],
-        );
-        let frozen = Sampling {
-            temperature: 1e-40,
-            ..PLAIN
-        };
+        let cold = Sampling { temperature: 0.5, ..PLAIN };
+        close(&shares(cold, &logits), &[1.0 / 30.0, 4.0 / 30.0, 9.0 / 30.0, 16.0 / 30.0]);
+        let frozen = Sampling { temperature: 1e-40, ..PLAIN };
         close(&shares(frozen, &logits), &[0.0, 0.0, 0.0, 1.0]);
     }
 
@@ -340,70 +272,21 @@ mod tests {
         let logits = logs(&[0.1, 0.2, 0.3, 0.4]);
         let two = [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0];
         close(&shares(Sampling { top_k: 2, ..PLAIN }, &logits), &two);
-        close(
-            &shares(Sampling { top_k: 9, ..PLAIN }, &logits),
-            &[0.1, 0.2, 0.3, 0.4],
-        );
-        close(
-            &shares(
-                Sampling {
-                    top_p: 0.6,
-                    ..PLAIN
-                },
-                &logits,
-            ),
-            &two,
-        );
-        close(
-            &shares(
-                Sampling {
-                    top_p: 0.01,
-                    ..PLAIN
-                },
-                &logits,
-            ),
-            &[0.0, 0.0, 0.0, 1.0],
-        );
-        close(
-            &shares(
-                Sampling {
-                    min_p: 0.6,
-                    ..PLAIN
-                },
-                &logits,
-            ),
-            &two,
-        );
-        close(
-            &shares(
-                Sampling {
-                    min_p: 1.0,
-                    ..PLAIN
-                },
-                &logits,
-            ),
-            &[0.0, 0.0, 0.0, 1.0],
-        );
+        close(&shares(Sampling { top_k: 9, ..PLAIN }, &logits), &[0.1, 0.2, 0.3, 0.4]);
+        close(&shares(Sampling { top_p: 0.6, ..PLAIN }, &logits), &two);
+        close(&shares(Sampling { top_p: 0.01, ..PLAIN }, &logits), &[0.0, 0.0, 0.0, 1.0]);
+        close(&shares(Sampling { min_p: 0.6, ..PLAIN }, &logits), &two);
+        close(&shares(Sampling { min_p: 1.0, ..PLAIN }, &logits), &[0.0, 0.0, 0.0, 1.0]);
         // top-p counts within what top-k left: 0.4 of 0.7 reaches 0.5.
-        let both = Sampling {
-            top_k: 2,
-            top_p: 0.5,
-            ..PLAIN
-        };
+        let both = Sampling { top_k: 2, top_p: 0.5, ..PLAIN };
         close(&shares(both, &logits), &[0.0, 0.0, 0.0, 1.0]);
         // Equals of the last kept logit stay, as in transformers.
-        close(
-            &shares(Sampling { top_k: 1, ..PLAIN }, &[2.0, 2.0, 0.0]),
-            &[0.5, 0.5, 0.0],
-        );
+        close(&shares(Sampling { top_k: 1, ..PLAIN }, &[2.0, 2.0, 0.0]), &[0.5, 0.5, 0.0]);
     }
 
     #[test]
     fn the_penalty_counts_a_token_once() {
-        let settings = Sampling {
-            repeat_penalty: 2.0,
-            ..Sampling::GREEDY
-        };
+        let settings = Sampling { repeat_penalty: 2.0, ..Sampling::GREEDY };
         let mut sampler = Sampler::new(settings, 0).unwrap();
         let mut logits = [4.0, 3.0, -1.0];
         assert_eq!(sampler.sample(&mut logits, &[0, 0, 2, 99]).unwrap(), 1);
@@ -413,14 +296,7 @@ mod tests {
     #[test]
     fn equal_seeds_give_equal_tokens() {
         let run = |seed| {
-            let mut sampler = Sampler::new(
-                Sampling {
-                    top_p: 0.9,
-                    ..PLAIN
-                },
-                seed,
-            )
-            .unwrap();
+            let mut sampler = Sampler::new(Sampling { top_p: 0.9, ..PLAIN }, seed).unwrap();
             (0..64)
                 .map(|i| {
                     let mut row: Vec<f32> = (0..50).map(|j| ((i * j) % 7) as f32).collect();
@@ -436,49 +312,16 @@ mod tests {
     fn broken_logits_and_settings_are_errors() {
         let mut sampler = Sampler::new(PLAIN, 0).unwrap();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let message = sampler
-                .sample(&mut [0.0, bad], &[])
-                .unwrap_err()
-                .to_string();
+            let message = sampler.sample(&mut [0.0, bad], &[]).unwrap_err().to_string();
             assert!(message.contains("token 1"), "{message}");
         }
         assert!(sampler.sample(&mut [], &[]).is_err());
         for (bad, name) in [
-            (
-                Sampling {
-                    temperature: -1.0,
-                    ..PLAIN
-                },
-                "temperature",
-            ),
-            (
-                Sampling {
-                    temperature: f32::NAN,
-                    ..PLAIN
-                },
-                "temperature",
-            ),
-            (
-                Sampling {
-                    top_p: 0.0,
-                    ..PLAIN
-                },
-                "top_p",
-            ),
-            (
-                Sampling {
-                    min_p: 1.5,
-                    ..PLAIN
-                },
-                "min_p",
-            ),
-            (
-                Sampling {
-                    repeat_penalty: 0.0,
-                    ..PLAIN
-                },
-                "repeat_penalty",
-            ),
+            (Sampling { temperature: -1.0, ..PLAIN }, "temperature"),
+            (Sampling { temperature: f32::NAN, ..PLAIN }, "temperature"),
+            (Sampling { top_p: 0.0, ..PLAIN }, "top_p"),
+            (Sampling { min_p: 1.5, ..PLAIN }, "min_p"),
+            (Sampling { repeat_penalty: 0.0, ..PLAIN }, "repeat_penalty"),
         ] {
             assert!(Sampler::new(bad, 0).unwrap_err().to_string().contains(name));
         }

@@ -19,27 +19,16 @@ impl<'a> Fields<'a> {
     /// The object `json`, called `prefix` within `file` (empty at the top).
     pub(crate) fn new(file: &'a Path, prefix: &str, json: &'a Value) -> Result<Self> {
         let map = json.as_object().ok_or_else(|| {
-            let field = if prefix.is_empty() {
-                "(whole file)"
-            } else {
-                prefix
-            };
+            let field = if prefix.is_empty() { "(whole file)" } else { prefix };
             Error::field(file, field, shortened(json), "it should be an object {…}")
         })?;
-        let prefix = if prefix.is_empty() {
-            String::new()
-        } else {
-            format!("{prefix}.")
-        };
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
         Ok(Self { file, prefix, map })
     }
 
     /// An error about the field `key` and its value.
     pub(crate) fn error(&self, key: &str, problem: &str) -> Error {
-        let value = self
-            .map
-            .get(key)
-            .map_or_else(|| "missing".to_owned(), shortened);
+        let value = self.map.get(key).map_or_else(|| "missing".to_owned(), shortened);
         Error::field(self.file, format!("{}{key}", self.prefix), value, problem)
     }
 
@@ -52,31 +41,21 @@ impl<'a> Fields<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    fn typed<T>(
-        &self,
-        key: &str,
-        wanted: &str,
-        read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>> {
+    fn typed<T>(&self, key: &str, wanted: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        read(value)
-            .map(Some)
-            .ok_or_else(|| self.error(key, &format!("it should be {wanted}")))
+        read(value).map(Some).ok_or_else(|| self.error(key, &format!("it should be {wanted}")))
     }
 
     /// A whole number that can be a size.
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>> {
-        self.typed(key, "a whole number, not negative", |value| {
-            usize::try_from(value.as_u64()?).ok()
-        })
+        self.typed(key, "a whole number, not negative", |value| usize::try_from(value.as_u64()?).ok())
     }
 
     /// As [`Fields::size`], an error where absent.
     pub(crate) fn required_size(&self, key: &str) -> Result<usize> {
-        self.size(key)?
-            .ok_or_else(|| self.error(key, "the file must give it"))
+        self.size(key)?.ok_or_else(|| self.error(key, "the file must give it"))
     }
 
     /// A number.
@@ -86,8 +65,7 @@ impl<'a> Fields<'a> {
 
     /// As [`Fields::number`], an error where absent.
     pub(crate) fn required_number(&self, key: &str) -> Result<f64> {
-        self.number(key)?
-            .ok_or_else(|| self.error(key, "the file must give it"))
+        self.number(key)?.ok_or_else(|| self.error(key, "the file must give it"))
     }
 
     /// `true` or `false`.

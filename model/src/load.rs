@@ -15,8 +15,7 @@ impl Model {
     /// ternarised by the device's own kernels, one matrix in f32 at a time.
     pub fn load(&self, device: &Device, source: &mut dyn Source) -> Result<()> {
         device.check_budget("the weights", self.bytes(), "choose a smaller model or another device")?;
-        let tensors: HashMap<String, Tensor> =
-            self.tensors().into_iter().map(|t| (t.name().to_string(), t)).collect();
+        let tensors: HashMap<String, Tensor> = self.tensors().into_iter().map(|t| (t.name().to_string(), t)).collect();
         let scales: HashMap<&str, (&Tensor, &Tensor)> = self.ternary_matrices().collect();
         let stage = Stage { device };
         for spec in self.config.tensors() {
@@ -30,7 +29,9 @@ impl Model {
                 device.write(tensor, &finite(&spec, source.floats(&spec)?)?)?;
             }
         }
-        for (tensor, values) in [(&self.rope.coarse, &self.rope.values.coarse), (&self.rope.fine, &self.rope.values.fine)] {
+        for (tensor, values) in
+            [(&self.rope.coarse, &self.rope.values.coarse), (&self.rope.fine, &self.rope.values.fine)]
+        {
             device.allocate(tensor)?;
             device.write(tensor, values)?;
         }
@@ -52,7 +53,8 @@ fn finite(spec: &TensorSpec, values: Vec<f32>) -> Result<Vec<f32>> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(values),
         Some(at) => {
-            let problem = format!("holds {} at element {at}; the checkpoint is damaged or its training failed", values[at]);
+            let problem =
+                format!("holds {} at element {at}; the checkpoint is damaged or its training failed", values[at]);
             Err(Error::tensor(Path::new("weights"), &spec.name, problem))
         }
     }

@@ -48,11 +48,7 @@ pub fn locate_in(model: &str, hubs: &[PathBuf]) -> Result<Located> {
 /// `HF_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`,
 /// `~/.cache/huggingface/hub`.
 pub fn hub_folders(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let set = |name: &str| {
-        variable(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set("HOME").or_else(|| set("USERPROFILE"));
     let places = [
         set("HF_HUB_CACHE"),
@@ -106,10 +102,7 @@ fn not_found(model: &str, hubs: &[PathBuf]) -> String {
             )
         }
     };
-    format!(
-        "no model `{model}`: {folder}; no preset is called so ({}); {cache}",
-        names.join(", ")
-    )
+    format!("no model `{model}`: {folder}; no preset is called so ({}); {cache}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -127,18 +120,11 @@ mod tests {
         let message = locate_in(name, &[]).unwrap_err().to_string();
         assert!(message.contains("has no config.json"), "{message}");
         fs::write(folder.join("config.json"), "{}").unwrap();
-        assert_eq!(
-            locate_in(name, &[]).unwrap(),
-            Located::Folder(folder.clone())
-        );
+        assert_eq!(locate_in(name, &[]).unwrap(), Located::Folder(folder.clone()));
         let file = folder.join("config.json");
-        let message = locate_in(file.to_str().unwrap(), &[])
-            .unwrap_err()
-            .to_string();
+        let message = locate_in(file.to_str().unwrap(), &[]).unwrap_err().to_string();
         assert!(message.contains("it is a file"), "{message}");
-        let Located::Preset(found) = locate_in("125m", &[]).unwrap() else {
-            unreachable!("a preset's name")
-        };
+        let Located::Preset(found) = locate_in("125m", &[]).unwrap() else { unreachable!("a preset's name") };
         assert_eq!(found.name, "125M");
     }
 
@@ -154,10 +140,7 @@ mod tests {
         let message = locate_in("org/name", &hubs).unwrap_err().to_string();
         assert!(message.contains("models--org--name"), "{message}");
         fs::write(snapshot.join("config.json"), "{}").unwrap();
-        assert_eq!(
-            locate_in("org/name", &hubs).unwrap(),
-            Located::Folder(snapshot)
-        );
+        assert_eq!(locate_in("org/name", &hubs).unwrap(), Located::Folder(snapshot));
         fs::write(entry.join("refs/main"), "../snapshots/abc123").unwrap();
         assert!(locate_in("org/name", &hubs).is_err());
     }
@@ -172,15 +155,8 @@ mod tests {
 
     #[test]
     fn the_error_says_where_it_looked() {
-        let message = locate_in("org/none", &[PathBuf::from("somewhere/hub")])
-            .unwrap_err()
-            .to_string();
-        for word in [
-            "org/none",
-            "somewhere/hub",
-            "125M",
-            "no folder of that name",
-        ] {
+        let message = locate_in("org/none", &[PathBuf::from("somewhere/hub")]).unwrap_err().to_string();
+        for word in ["org/none", "somewhere/hub", "125M", "no folder of that name"] {
             assert!(message.contains(word), "{message}");
         }
     }
@@ -193,9 +169,6 @@ mod tests {
             "XDG_CACHE_HOME" => Some("".into()),
             _ => None,
         });
-        assert_eq!(
-            folders,
-            [Path::new("h/hub"), Path::new("u/.cache/huggingface/hub")]
-        );
+        assert_eq!(folders, [Path::new("h/hub"), Path::new("u/.cache/huggingface/hub")]);
     }
 }

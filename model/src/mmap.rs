@@ -15,20 +15,12 @@ impl Map {
     /// Maps a whole regular, non-empty file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        let about = file
-            .metadata()
-            .map_err(Error::io(path, "read the size of"))?;
+        let about = file.metadata().map_err(Error::io(path, "read the size of"))?;
         if !about.is_file() {
-            return Err(Error::checkpoint(
-                path,
-                "not a regular file; give a .safetensors file",
-            ));
+            return Err(Error::checkpoint(path, "not a regular file; give a .safetensors file"));
         }
         if about.len() == 0 {
-            return Err(Error::checkpoint(
-                path,
-                "the file is empty; copy or download it again",
-            ));
+            return Err(Error::checkpoint(path, "the file is empty; copy or download it again"));
         }
         // SAFETY: the mapping is private and read-only, and is only seen as
         // bytes, for which every value is valid. The remaining danger is that
@@ -62,11 +54,6 @@ mod tests {
         std::fs::write(&file, b"").unwrap();
         assert!(Map::open(&file).unwrap_err().to_string().contains("empty"));
         assert!(Map::open(folder.path()).is_err());
-        assert!(
-            Map::open(&folder.path().join("b"))
-                .unwrap_err()
-                .to_string()
-                .contains("open")
-        );
+        assert!(Map::open(&folder.path().join("b")).unwrap_err().to_string().contains("open"));
     }
 }

@@ -49,11 +49,7 @@ pub const PRESETS: &[Preset] = &[
     shape("40B", 8192, 56, [64, 8, 128], 22016),
     shape("65B", 8192, 80, [64, 8, 128], 26624),
     shape("70B", 8192, 80, [64, 8, 128], 28672),
-    Preset {
-        vocab_size: 128_256,
-        max_positions: 4096,
-        ..shape("bitnet-2b4t", 2560, 30, [20, 5, 128], 6912)
-    },
+    Preset { vocab_size: 128_256, max_positions: 4096, ..shape("bitnet-2b4t", 2560, 30, [20, 5, 128], 6912) },
     Preset {
         vocab_size: 32_000,
         max_positions: 4096,
@@ -87,21 +83,14 @@ const fn shape(
 
 /// The preset of that name, in any case.
 pub fn preset(name: &str) -> Option<&'static Preset> {
-    PRESETS
-        .iter()
-        .find(|preset| preset.name.eq_ignore_ascii_case(name))
+    PRESETS.iter().find(|preset| preset.name.eq_ignore_ascii_case(name))
 }
 
 impl Preset {
     /// A config of this shape; `None` takes the preset's own vocabulary or
     /// positions. `bitnet` and `tritter` train online, `llama` is dense. The
     /// special token ids are left empty for the tokenizer to fill.
-    pub fn config(
-        &self,
-        family: Family,
-        vocab_size: Option<usize>,
-        max_positions: Option<usize>,
-    ) -> Config {
+    pub fn config(&self, family: Family, vocab_size: Option<usize>, max_positions: Option<usize>) -> Config {
         let (activation, quantization) = match family {
             Family::Llama => (Activation::Silu, Quantization::None),
             Family::Bitnet | Family::Tritter => (Activation::Relu2, Quantization::Online),
@@ -116,10 +105,7 @@ impl Preset {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             rms_norm_eps: 1e-5,
-            rope: Rope {
-                theta: self.rope_theta,
-                scaling: RopeScaling::None,
-            },
+            rope: Rope { theta: self.rope_theta, scaling: RopeScaling::None },
             max_positions: max_positions.unwrap_or(self.max_positions),
             tie_embeddings: self.tie_embeddings,
             attention_bias: false,
@@ -172,22 +158,12 @@ mod tests {
             config.validate().unwrap();
             let count = config.parameters();
             let weights = count.ternary + count.embedding;
-            assert!(
-                four_digits(count.ternary as f64 / 1e9, ternary),
-                "{name} {count:?}"
-            );
+            assert!(four_digits(count.ternary as f64 / 1e9, ternary), "{name} {count:?}");
             assert!(four_digits(weights as f64 / 1e9, all), "{name} {count:?}");
             assert_eq!(config.kv_elements_per_token() / 2, cache, "{name}");
             let rest = count.norm + count.dense;
-            let head = if config.tie_embeddings {
-                0
-            } else {
-                count.embedding
-            };
-            assert!(
-                rest - head < weights / 1000,
-                "{name}: norms are a rounding error"
-            );
+            let head = if config.tie_embeddings { 0 } else { count.embedding };
+            assert!(rest - head < weights / 1000, "{name}: norms are a rounding error");
         }
     }
 

@@ -35,22 +35,16 @@ pub(crate) struct Header {
 pub(crate) fn read_header(path: &Path, file: &[u8]) -> Result<Header> {
     let fail = |problem: String| Error::checkpoint(path, problem);
     let (text, data_start) = header_text(path, file)?;
-    let raw: RawHeader = serde_json::from_slice(text).map_err(|error| {
-        fail(format!(
-            "the safetensors header is not valid ({error}); the file is damaged"
-        ))
-    })?;
+    let raw: RawHeader = serde_json::from_slice(text)
+        .map_err(|error| fail(format!("the safetensors header is not valid ({error}); the file is damaged")))?;
     let mut tensors = raw.tensors;
     let data_len = file.len() - data_start;
     for (name, info) in &tensors {
         check_tensor(path, name, info, data_len)?;
     }
     tensors.sort_by_key(|(_, info)| info.data_offsets);
-    let checked = Metadata::new(raw.metadata, tensors.clone()).map_err(|error| {
-        fail(format!(
-            "{error}; data ranges overlap or leave a gap, the file is damaged"
-        ))
-    })?;
+    let checked = Metadata::new(raw.metadata, tensors.clone())
+        .map_err(|error| fail(format!("{error}; data ranges overlap or leave a gap, the file is damaged")))?;
     if checked.data_len() != data_len {
         return Err(fail(format!(
             "the header accounts for {} bytes of data but the file holds {data_len}; \
@@ -59,20 +53,13 @@ pub(crate) fn read_header(path: &Path, file: &[u8]) -> Result<Header> {
         )));
     }
     let metadata = checked.metadata().clone().unwrap_or_default();
-    Ok(Header {
-        metadata,
-        tensors,
-        data_start,
-    })
+    Ok(Header { metadata, tensors, data_start })
 }
 
 fn header_text<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
     let fail = |problem: String| Error::checkpoint(path, problem);
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(fail(format!(
-            "{} bytes are too few for a safetensors file",
-            file.len()
-        )));
+        return Err(fail(format!("{} bytes are too few for a safetensors file", file.len())));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER {
@@ -80,14 +67,9 @@ fn header_text<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
             "the header claims {length} bytes, the limit is {MAX_HEADER}; not a safetensors file"
         )));
     }
-    let text = usize::try_from(length)
-        .ok()
-        .and_then(|length| rest.get(..length));
+    let text = usize::try_from(length).ok().and_then(|length| rest.get(..length));
     let text = text.ok_or_else(|| {
-        fail(format!(
-            "the header claims {length} bytes but only {} follow; the file is cut short",
-            rest.len()
-        ))
+        fail(format!("the header claims {length} bytes but only {} follow; the file is cut short", rest.len()))
     })?;
     Ok((text, LENGTH_BYTES + text.len()))
 }
@@ -95,15 +77,10 @@ fn header_text<'a>(path: &Path, file: &'a [u8]) -> Result<(&'a [u8], usize)> {
 fn check_tensor(path: &Path, name: &str, info: &TensorInfo, data_len: usize) -> Result<()> {
     let (start, end) = info.data_offsets;
     if start > end || end > data_len {
-        let problem = format!(
-            "lies at bytes {start} to {end} of {data_len}; the file is cut short or damaged"
-        );
+        let problem = format!("lies at bytes {start} to {end} of {data_len}; the file is cut short or damaged");
         return Err(Error::tensor(path, name, problem));
     }
-    let bits = info
-        .shape
-        .iter()
-        .try_fold(info.dtype.bitsize(), |bits, &n| bits.checked_mul(n));
+    let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &n| bits.checked_mul(n));
     if bits != (end - start).checked_mul(8) {
         let problem = format!(
             "of shape {:?} and dtype {} does not take the {} bytes that the header gives it; \
@@ -139,10 +116,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
-        let mut header = RawHeader {
-            metadata: None,
-            tensors: Vec::new(),
-        };
+        let mut header = RawHeader { metadata: None, tensors: Vec::new() };
         let mut seen = std::collections::HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
@@ -151,9 +125,7 @@ impl<'de> Visitor<'de> for RawVisitor {
             if name == "__metadata__" {
                 header.metadata = map.next_value()?;
             } else {
-                let info = map
-                    .next_value()
-                    .map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
+                let info = map.next_value().map_err(|error| A::Error::custom(format!("tensor `{name}`: {error}")))?;
                 header.tensors.push((name, info));
             }
         }

@@ -37,11 +37,8 @@ pub fn prepare_masters(
     metadata: &BTreeMap<String, String>,
 ) -> Result<PendingFile> {
     let parameters = model.parameters();
-    let header = |t: &Tensor| TensorHeader {
-        name: t.name().to_string(),
-        dtype: Dtype::F32,
-        shape: t.spec().shape.clone(),
-    };
+    let header =
+        |t: &Tensor| TensorHeader { name: t.name().to_string(), dtype: Dtype::F32, shape: t.spec().shape.clone() };
     let headers: Vec<_> = parameters.iter().map(header).collect();
     prepare_safetensors(&folder.join(SINGLE_FILE), &headers, metadata, &mut |i, file| {
         let values: Vec<f32> = device.read(&parameters[i])?;
@@ -91,11 +88,7 @@ fn write_floats(file: &mut dyn Write, values: &[f32], floats: Floats) -> std::io
     }
 }
 
-fn packed_entries<'a>(
-    folder: &Path,
-    model: &'a Model,
-    floats: Floats,
-) -> Result<(Vec<TensorHeader>, Vec<Entry<'a>>)> {
+fn packed_entries<'a>(folder: &Path, model: &'a Model, floats: Floats) -> Result<(Vec<TensorHeader>, Vec<Entry<'a>>)> {
     let matrices: HashMap<&str, (&Tensor, &Tensor)> = model.ternary_matrices().collect();
     if model.form != Form::Run || matrices.is_empty() {
         return Err(Error::checkpoint(folder, "only a ternary model can be packed; this one has no ternary matrices"));
@@ -108,7 +101,8 @@ fn packed_entries<'a>(
             (Some((codes, scale)), Kind::Linear { .. }) => {
                 let (out, inner) = (shape[0], shape[1]);
                 if out % 4 != 0 {
-                    let problem = format!("has {out} rows, which four codes to a byte cannot divide; it cannot be packed");
+                    let problem =
+                        format!("has {out} rows, which four codes to a byte cannot divide; it cannot be packed");
                     return Err(Error::tensor(folder, &name, problem));
                 }
                 headers.push(TensorHeader { name: name.clone(), dtype: Dtype::U8, shape: vec![out / 4, inner] });

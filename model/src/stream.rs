@@ -24,13 +24,7 @@ pub struct StreamDecoder<'a> {
 impl<'a> StreamDecoder<'a> {
     /// A decoder at the start of a text.
     pub fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
-        Self {
-            tokenizer,
-            skip_special,
-            bytes: Vec::new(),
-            window: Vec::new(),
-            settled: 0,
-        }
+        Self { tokenizer, skip_special, bytes: Vec::new(), window: Vec::new(), settled: 0 }
     }
 
     /// Takes the next id; gives the text that is now certain, if any.
@@ -77,10 +71,7 @@ impl<'a> StreamDecoder<'a> {
         let before = self.window.get(..self.settled).unwrap_or_default();
         let before = self.tokenizer.decode(before, self.skip_special)?;
         let all = self.tokenizer.decode(&self.window, self.skip_special)?;
-        Ok(all
-            .strip_prefix(before.as_str())
-            .unwrap_or_default()
-            .to_owned())
+        Ok(all.strip_prefix(before.as_str()).unwrap_or_default().to_owned())
     }
 }
 
@@ -117,10 +108,7 @@ mod tests {
 
     fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> Vec<String> {
         let mut decoder = StreamDecoder::new(tokenizer, skip);
-        let mut pieces: Vec<String> = ids
-            .iter()
-            .filter_map(|&id| decoder.push(id).unwrap())
-            .collect();
+        let mut pieces: Vec<String> = ids.iter().filter_map(|&id| decoder.push(id).unwrap()).collect();
         pieces.extend(decoder.finish().unwrap());
         pieces
     }
@@ -129,14 +117,8 @@ mod tests {
     fn characters_come_whole() {
         let tokenizer = train_bpe(["abc"], 259).unwrap();
         let ids = tokenizer.encode_bytes("aé你🙂b".as_bytes()).unwrap();
-        assert_eq!(
-            streamed(&tokenizer, &ids, false),
-            ["a", "é", "你", "🙂", "b"]
-        );
-        assert_eq!(
-            streamed(&tokenizer, &ids[..ids.len() - 2], false),
-            ["a", "é", "你", "\u{fffd}"]
-        );
+        assert_eq!(streamed(&tokenizer, &ids, false), ["a", "é", "你", "🙂", "b"]);
+        assert_eq!(streamed(&tokenizer, &ids[..ids.len() - 2], false), ["a", "é", "你", "\u{fffd}"]);
     }
 
     #[test]
@@ -145,9 +127,7 @@ mod tests {
         let tokenizer = train_bpe([text.as_str()], 290).unwrap();
         let mut random = Random::new(3);
         for round in 0..500 {
-            let ids: Vec<u32> = (0..round % 40)
-                .map(|_| (random.next_u64() % 295) as u32)
-                .collect();
+            let ids: Vec<u32> = (0..round % 40).map(|_| (random.next_u64() % 295) as u32).collect();
             for skip in [false, true] {
                 let whole = tokenizer.decode(&ids, skip).unwrap();
                 assert_eq!(streamed(&tokenizer, &ids, skip).concat(), whole, "{ids:?}");
@@ -170,9 +150,6 @@ mod tests {
         let pieces = streamed(&tokenizer, &ids, false);
         assert_eq!(pieces.concat(), tokenizer.decode(&ids, false).unwrap());
         assert_eq!(pieces.concat(), "abé a b");
-        assert!(
-            pieces.iter().all(|piece| !piece.contains('\u{fffd}')),
-            "{pieces:?}"
-        );
+        assert!(pieces.iter().all(|piece| !piece.contains('\u{fffd}')), "{pieces:?}");
     }
 }

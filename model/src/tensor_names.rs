@@ -73,59 +73,38 @@ impl ParameterCount {
 
 impl TensorSpec {
     fn new(name: String, shape: &[usize], kind: Kind) -> Self {
-        Self {
-            name,
-            shape: shape.to_vec(),
-            kind,
-        }
+        Self { name, shape: shape.to_vec(), kind }
     }
 
     /// Elements; `None` where the product does not fit.
     pub fn elements(&self) -> Option<usize> {
-        self.shape
-            .iter()
-            .try_fold(1usize, |n, &size| n.checked_mul(size))
+        self.shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size))
     }
 
     /// How the tensor lies in a file under `quantization`: a packed projection
     /// is `u8 [out/4, in]` with a `weight_scale [1]`, everything else is float.
     pub fn stored(&self, quantization: Quantization) -> Vec<StoredTensor> {
-        let packed = matches!(quantization, Quantization::Offline { .. })
-            && self.kind == Kind::Linear { ternary: true };
+        let packed =
+            matches!(quantization, Quantization::Offline { .. }) && self.kind == Kind::Linear { ternary: true };
         let mut shape = self.shape.clone();
         if !packed {
             let name = self.name.clone();
-            return vec![StoredTensor {
-                name,
-                shape,
-                stored_as: StoredAs::Float,
-            }];
+            return vec![StoredTensor { name, shape, stored_as: StoredAs::Float }];
         }
         if let Some(rows) = shape.first_mut() {
             *rows /= 4;
         }
         let scale = scale_name(&self.name);
         vec![
-            StoredTensor {
-                name: self.name.clone(),
-                shape,
-                stored_as: StoredAs::Packed,
-            },
-            StoredTensor {
-                name: scale,
-                shape: vec![1],
-                stored_as: StoredAs::Float,
-            },
+            StoredTensor { name: self.name.clone(), shape, stored_as: StoredAs::Packed },
+            StoredTensor { name: scale, shape: vec![1], stored_as: StoredAs::Float },
         ]
     }
 }
 
 /// Name of the scale that belongs to a packed projection's `….weight`.
 pub fn scale_name(weight: &str) -> String {
-    format!(
-        "{}.weight_scale",
-        weight.strip_suffix(".weight").unwrap_or(weight)
-    )
+    format!("{}.weight_scale", weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
 impl Config {
@@ -138,29 +117,17 @@ impl Config {
         for layer in 0..self.num_layers {
             all.extend(self.layer_tensors(layer));
         }
-        all.push(TensorSpec::new(
-            "model.norm.weight".to_owned(),
-            &[hidden],
-            Kind::Norm,
-        ));
+        all.push(TensorSpec::new("model.norm.weight".to_owned(), &[hidden], Kind::Norm));
         if !self.tie_embeddings {
             let kind = Kind::Linear { ternary: false };
-            all.push(TensorSpec::new(
-                "lm_head.weight".to_owned(),
-                &[vocab, hidden],
-                kind,
-            ));
+            all.push(TensorSpec::new("lm_head.weight".to_owned(), &[vocab, hidden], kind));
         }
         all
     }
 
     /// The tensors of one layer, in the order of use.
     pub fn layer_tensors(&self, layer: usize) -> Vec<TensorSpec> {
-        let mut list = LayerList {
-            layer,
-            ternary: self.is_ternary(),
-            tensors: Vec::new(),
-        };
+        let mut list = LayerList { layer, ternary: self.is_ternary(), tensors: Vec::new() };
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
         let (queries, keys, bias) = (self.query_width(), self.kv_width(), self.attention_bias);
         let ours = self.family == Family::Tritter;
@@ -196,10 +163,7 @@ impl Config {
         for spec in self.layer_tensors(0) {
             count.add(&spec, layers);
         }
-        let outside = Self {
-            num_layers: 0,
-            ..self.clone()
-        };
+        let outside = Self { num_layers: 0, ..self.clone() };
         for spec in outside.tensors() {
             count.add(&spec, 1);
         }
@@ -209,14 +173,9 @@ impl Config {
     /// All parameters, or `None` where the count overflows: safe on any sizes.
     pub(crate) fn parameters_checked(&self) -> Option<u128> {
         let sum = |specs: Vec<TensorSpec>| {
-            specs.iter().try_fold(0u128, |total, spec| {
-                total.checked_add(spec.elements()? as u128)
-            })
+            specs.iter().try_fold(0u128, |total, spec| total.checked_add(spec.elements()? as u128))
         };
-        let outside = Self {
-            num_layers: 0,
-            ..self.clone()
-        };
+        let outside = Self { num_layers: 0, ..self.clone() };
         let layers = sum(self.layer_tensors(0))?.checked_mul(self.num_layers as u128)?;
         layers.checked_add(sum(outside.tensors())?)
     }
@@ -253,9 +212,7 @@ impl LayerList {
     }
 
     fn linear(&mut self, part: &str, rows: usize, columns: usize, bias: bool) {
-        let kind = Kind::Linear {
-            ternary: self.ternary,
-        };
+        let kind = Kind::Linear { ternary: self.ternary };
         self.push(part, "weight", &[rows, columns], kind);
         if bias {
             self.push(part, "bias", &[rows], Kind::Bias);
@@ -272,11 +229,7 @@ mod tests {
 
     fn names(family: Family) -> Vec<String> {
         let config = preset("test").unwrap().config(family, None, None);
-        config
-            .layer_tensors(1)
-            .into_iter()
-            .map(|spec| spec.name)
-            .collect()
+        config.layer_tensors(1).into_iter().map(|spec| spec.name).collect()
     }
 
     #[test]
@@ -303,17 +256,12 @@ mod tests {
     #[test]
     fn packed_projections_bring_a_scale() {
         let config = preset("test").unwrap().config(Family::Bitnet, None, None);
-        let offline = Quantization::Offline {
-            linear_class: LinearClass::AutoBitLinear,
-        };
+        let offline = Quantization::Offline { linear_class: LinearClass::AutoBitLinear };
         let query = &config.layer_tensors(0)[1];
         let stored = query.stored(offline);
         assert_eq!(stored[0].shape, [64, 256]);
         assert_eq!(stored[0].stored_as, StoredAs::Packed);
-        assert_eq!(
-            stored[1].name,
-            "model.layers.0.self_attn.q_proj.weight_scale"
-        );
+        assert_eq!(stored[1].name, "model.layers.0.self_attn.q_proj.weight_scale");
         assert_eq!(query.stored(Quantization::Online)[0].shape, [256, 256]);
     }
 }

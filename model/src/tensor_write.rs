@@ -71,10 +71,7 @@ impl Drop for PendingFile {
 
 /// Replaces `path` by `bytes`, durably and at once.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_pending(path, |file| {
-        file.write_all(bytes).map_err(Error::io(path, "write"))
-    })?
-    .commit()
+    write_pending(path, |file| file.write_all(bytes).map_err(Error::io(path, "write")))?.commit()
 }
 
 /// Writes a safetensors file durably and at once. `source` is called once for
@@ -134,15 +131,9 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn write_pending(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<PendingFile> {
+fn write_pending(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<PendingFile> {
     let Some(name) = path.file_name() else {
-        return Err(Error::checkpoint(
-            path,
-            "not a file name; give a file inside a folder",
-        ));
+        return Err(Error::checkpoint(path, "not a file name; give a file inside a folder"));
     };
     // One fixed name for each target: a killed run leaves at most one such
     // file, and the next one overwrites it.
@@ -151,11 +142,7 @@ fn write_pending(
     hidden.push(".tmp");
     let temporary = folder_of(path).join(hidden);
     let file = File::create(&temporary).map_err(Error::io(&temporary, "create"))?;
-    let pending = PendingFile {
-        temporary,
-        target: path.to_path_buf(),
-        committed: false,
-    };
+    let pending = PendingFile { temporary, target: path.to_path_buf(), committed: false };
     let mut buffered = BufWriter::with_capacity(1 << 20, file);
     write(&mut buffered)?;
     let file = buffered.into_inner().map_err(|error| error.into_error());
@@ -175,11 +162,7 @@ struct Place {
 fn layout(path: &Path, tensors: &[TensorHeader]) -> Result<Vec<Place>> {
     let mut names = std::collections::HashSet::new();
     let mut order: Vec<usize> = (0..tensors.len()).collect();
-    order.sort_by_key(|&index| {
-        tensors
-            .get(index)
-            .map(|t| std::cmp::Reverse(t.dtype.bitsize()))
-    });
+    order.sort_by_key(|&index| tensors.get(index).map(|t| std::cmp::Reverse(t.dtype.bitsize())));
     let mut at = 0u64;
     let mut places = Vec::with_capacity(order.len());
     for index in order {
@@ -187,45 +170,24 @@ fn layout(path: &Path, tensors: &[TensorHeader]) -> Result<Vec<Place>> {
             continue;
         };
         if !names.insert(tensor.name.as_str()) || tensor.name == "__metadata__" {
-            return Err(Error::tensor(
-                path,
-                &tensor.name,
-                "is there twice or has a reserved name",
-            ));
+            return Err(Error::tensor(path, &tensor.name, "is there twice or has a reserved name"));
         }
-        let bits = tensor
-            .shape
-            .iter()
-            .try_fold(tensor.dtype.bitsize() as u64, |bits, &n| {
-                bits.checked_mul(n as u64)
-            });
-        let end = bits
-            .filter(|bits| bits % 8 == 0)
-            .and_then(|bits| at.checked_add(bits / 8));
+        let bits = tensor.shape.iter().try_fold(tensor.dtype.bitsize() as u64, |bits, &n| bits.checked_mul(n as u64));
+        let end = bits.filter(|bits| bits % 8 == 0).and_then(|bits| at.checked_add(bits / 8));
         let end = end.ok_or_else(|| {
             let problem = format!("of shape {:?} has no whole number of bytes", tensor.shape);
             Error::tensor(path, &tensor.name, problem)
         })?;
-        places.push(Place {
-            index,
-            start: at,
-            end,
-        });
+        places.push(Place { index, start: at, end });
         at = end;
     }
     Ok(places)
 }
 
 /// The JSON header, filled with spaces to a multiple of eight bytes.
-fn header_bytes(
-    tensors: &[TensorHeader],
-    layout: &[Place],
-    metadata: &BTreeMap<String, String>,
-) -> Vec<u8> {
+fn header_bytes(tensors: &[TensorHeader], layout: &[Place], metadata: &BTreeMap<String, String>) -> Vec<u8> {
     let mut metadata = metadata.clone();
-    metadata
-        .entry("format".to_owned())
-        .or_insert_with(|| "pt".to_owned());
+    metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
     let mut map = Map::new();
     map.insert("__metadata__".to_owned(), json!(metadata));
     for place in layout {
@@ -252,22 +214,14 @@ fn write_tensor(
     source: &mut TensorSource<'_>,
 ) -> Result<()> {
     let wanted = place.end - place.start;
-    let mut counted = Counted {
-        inner: file,
-        written: 0,
-        failed: None,
-    };
+    let mut counted = Counted { inner: file, written: 0, failed: None };
     let outcome = source(place.index, &mut counted);
     let (written, failed) = (counted.written, counted.failed);
     // A full disk is told as such, not as the callback's failure.
     if let Some(kind) = failed {
         return Err(Error::io(path, "write")(kind.into()));
     }
-    outcome.map_err(|error| Error::Source {
-        path: path.to_path_buf(),
-        tensor: tensor.name.clone(),
-        source: error,
-    })?;
+    outcome.map_err(|error| Error::Source { path: path.to_path_buf(), tensor: tensor.name.clone(), source: error })?;
     if written != wanted {
         let problem = format!("takes {wanted} bytes but {written} were supplied");
         return Err(Error::tensor(path, &tensor.name, problem));
@@ -306,28 +260,19 @@ mod tests {
     use crate::tensors::Checkpoint;
 
     fn header(name: &str, dtype: Dtype, shape: &[usize]) -> TensorHeader {
-        TensorHeader {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-        }
+        TensorHeader { name: name.to_owned(), dtype, shape: shape.to_vec() }
     }
 
     fn entries(folder: &Path) -> Vec<String> {
         let names = std::fs::read_dir(folder).unwrap();
-        names
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]
     fn what_is_written_reads_back_aligned_and_alike() {
         let folder = tempfile::tempdir().unwrap();
-        let tensors = [
-            header("codes", Dtype::U8, &[3]),
-            header("scale", Dtype::F32, &[2]),
-            header("ids", Dtype::I64, &[1]),
-        ];
+        let tensors =
+            [header("codes", Dtype::U8, &[3]), header("scale", Dtype::F32, &[2]), header("ids", Dtype::I64, &[1])];
         let metadata = BTreeMap::from([("step".to_owned(), "12".to_owned())]);
         let write = |name: &str| {
             let path = folder.path().join(name);
@@ -368,11 +313,7 @@ mod tests {
         let write = |bytes: &'static [u8]| {
             write_safetensors(&path, &tensors, &BTreeMap::new(), &mut |_, out| {
                 out.write_all(bytes)?;
-                if bytes.is_empty() {
-                    Err("no such thing".into())
-                } else {
-                    Ok(())
-                }
+                if bytes.is_empty() { Err("no such thing".into()) } else { Ok(()) }
             })
             .unwrap_err()
             .to_string()
@@ -398,10 +339,7 @@ mod tests {
         drop(pending);
         assert!(entries(folder.path()).is_empty());
         prepare().commit().unwrap();
-        assert_eq!(
-            Checkpoint::open_file(&path).unwrap().u8("t", &[1]).unwrap(),
-            [7]
-        );
+        assert_eq!(Checkpoint::open_file(&path).unwrap().u8("t", &[1]).unwrap(), [7]);
         assert_eq!(entries(folder.path()), ["m.safetensors"]);
     }
 
@@ -413,11 +351,7 @@ mod tests {
             write_safetensors(&path, tensors, &BTreeMap::new(), &mut |_, _| Ok(())).unwrap_err()
         };
         let same = header("t", Dtype::U8, &[0]);
-        assert!(
-            write(&[same.clone(), same])
-                .to_string()
-                .contains("`t` is there twice")
-        );
+        assert!(write(&[same.clone(), same]).to_string().contains("`t` is there twice"));
         let huge = header("h", Dtype::F32, &[usize::MAX, 3]);
         assert!(write(&[huge]).to_string().contains("`h`"));
         assert!(write_atomic(Path::new("/"), b"").is_err());

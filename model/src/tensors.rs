@@ -90,13 +90,10 @@ impl Checkpoint {
         let mut checkpoint = Self::empty(index);
         let mut numbers = HashMap::new();
         for (tensor, shard) in map {
-            let name = shard
-                .as_str()
-                .filter(|name| is_plain_name(name))
-                .ok_or_else(|| {
-                    let problem = "a shard must be a file name without a folder";
-                    Error::field(index, format!("weight_map.{tensor}"), shard, problem)
-                })?;
+            let name = shard.as_str().filter(|name| is_plain_name(name)).ok_or_else(|| {
+                let problem = "a shard must be a file name without a folder";
+                Error::field(index, format!("weight_map.{tensor}"), shard, problem)
+            })?;
             if !numbers.contains_key(name) {
                 numbers.insert(name, checkpoint.shards.len());
                 checkpoint.open_shard(index, tensor, &folder.join(name))?;
@@ -115,22 +112,14 @@ impl Checkpoint {
 
     fn open_shard(&mut self, index: &Path, tensor: &str, path: &Path) -> Result<()> {
         if !path.exists() {
-            let problem = format!(
-                "is in {}, which is missing; fetch that shard",
-                path.display()
-            );
+            let problem = format!("is in {}, which is missing; fetch that shard", path.display());
             return Err(Error::tensor(index, tensor, problem));
         }
         self.add_shard(path)
     }
 
     fn empty(path: &Path) -> Self {
-        Self {
-            path: path.to_path_buf(),
-            shards: Vec::new(),
-            tensors: BTreeMap::new(),
-            metadata: HashMap::new(),
-        }
+        Self { path: path.to_path_buf(), shards: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() }
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
@@ -141,18 +130,9 @@ impl Checkpoint {
             // In range: the header was checked against the file's length.
             let start = header.data_start + info.data_offsets.0;
             let end = header.data_start + info.data_offsets.1;
-            let entry = Entry {
-                shard,
-                dtype: info.dtype,
-                shape: info.shape,
-                start,
-                end,
-            };
+            let entry = Entry { shard, dtype: info.dtype, shape: info.shape, start, end };
             if let Some(other) = self.tensors.get(&name) {
-                let first = self
-                    .shards
-                    .get(other.shard)
-                    .map(|shard| shard.path.display());
+                let first = self.shards.get(other.shard).map(|shard| shard.path.display());
                 let first = first.map(|path| path.to_string()).unwrap_or_default();
                 let problem = format!("is also in {first}; remove one of the two shards");
                 return Err(Error::tensor(path, &name, problem));
@@ -162,10 +142,7 @@ impl Checkpoint {
         for (key, value) in header.metadata {
             self.metadata.entry(key).or_insert(value);
         }
-        self.shards.push(Shard {
-            path: path.to_path_buf(),
-            map,
-        });
+        self.shards.push(Shard { path: path.to_path_buf(), map });
         Ok(())
     }
 
@@ -191,24 +168,16 @@ impl Checkpoint {
 
     /// Bytes of all tensors together.
     pub fn data_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|entry| (entry.end - entry.start) as u64)
-            .sum()
+        self.tensors.values().map(|entry| (entry.end - entry.start) as u64).sum()
     }
 
     /// A tensor in place.
     pub fn get(&self, name: &str) -> Result<TensorView<'_>> {
-        let missing =
-            || Error::tensor(&self.path, name, "is missing; the file is of another model");
+        let missing = || Error::tensor(&self.path, name, "is missing; the file is of another model");
         let entry = self.tensors.get(name).ok_or_else(missing)?;
         let shard = self.shards.get(entry.shard).ok_or_else(missing)?;
         let bytes = shard.map.get(entry.start..entry.end).ok_or_else(missing)?;
-        Ok(TensorView {
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            bytes,
-        })
+        Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
     }
 
     /// A tensor in place, of exactly that shape and one of those dtypes.
@@ -228,10 +197,7 @@ impl Checkpoint {
 
     /// An error about a tensor, naming the shard that holds it.
     fn of(&self, name: &str, problem: String) -> Error {
-        let shard = self
-            .tensors
-            .get(name)
-            .and_then(|entry| self.shards.get(entry.shard));
+        let shard = self.tensors.get(name).and_then(|entry| self.shards.get(entry.shard));
         let path = shard.map_or(self.path.as_path(), |shard| shard.path.as_path());
         let problem = format!("{problem}; config.json and this file do not belong together");
         Error::tensor(path, name, problem)
@@ -250,21 +216,13 @@ impl Checkpoint {
 
     /// An `i8` tensor of that shape, in place.
     pub fn i8(&self, name: &str, shape: &[usize]) -> Result<&[i8]> {
-        Ok(bytemuck::cast_slice(
-            self.expect(name, shape, &[Dtype::I8])?.bytes,
-        ))
+        Ok(bytemuck::cast_slice(self.expect(name, shape, &[Dtype::I8])?.bytes))
     }
 
     /// An `i64` tensor of that shape.
     pub fn i64(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>> {
         let view = self.expect(name, shape, &[Dtype::I64])?;
-        Ok(view
-            .bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| i64::from_le_bytes(*b))
-            .collect())
+        Ok(view.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
     }
 
     /// Checks that every tensor of `config` is there with the right shape and
@@ -302,12 +260,7 @@ impl TensorView<'_> {
 }
 
 fn map_chunks<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes
-        .as_chunks::<N>()
-        .0
-        .iter()
-        .map(|chunk| convert(*chunk))
-        .collect()
+    bytes.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
 }
 
 /// Whether a path is one plain component, so that it cannot leave its folder.

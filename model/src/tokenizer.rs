@@ -18,21 +18,9 @@ use crate::error::{BoxError, Error, Result};
 use crate::tensor_write::write_atomic;
 
 /// Names under which files call the token that begins a sequence.
-const BOS_NAMES: &[&str] = &[
-    "<|bos|>",
-    "<|begin_of_text|>",
-    "<bos>",
-    "<s>",
-    "<|endoftext|>",
-];
+const BOS_NAMES: &[&str] = &["<|bos|>", "<|begin_of_text|>", "<bos>", "<s>", "<|endoftext|>"];
 /// Names under which files call the token that ends a sequence.
-const EOS_NAMES: &[&str] = &[
-    "<|eos|>",
-    "<|end_of_text|>",
-    "<eos>",
-    "</s>",
-    "<|endoftext|>",
-];
+const EOS_NAMES: &[&str] = &["<|eos|>", "<|end_of_text|>", "<eos>", "</s>", "<|endoftext|>"];
 /// Names under which files call the token that fills a batch.
 const PAD_NAMES: &[&str] = &["<|pad|>", "<pad>", "[PAD]"];
 
@@ -85,39 +73,24 @@ impl Tokenizer {
     }
 
     fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
-        let inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
-            Error::tokenizer(file, format!("not a tokenizer that can be read: {error}"))
-        })?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| Error::tokenizer(file, format!("not a tokenizer that can be read: {error}")))?;
         Self::from_inner(file, inner)
     }
 
     pub(crate) fn from_inner(path: &Path, mut inner: tokenizers::Tokenizer) -> Result<Self> {
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|error| Error::tokenizer(path, error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| Error::tokenizer(path, error.to_string()))?;
         let largest = inner.get_vocab(true).into_values().max();
-        let largest = largest.ok_or_else(|| {
-            Error::tokenizer(
-                path,
-                "the vocabulary is empty; train or fetch another tokenizer",
-            )
-        })?;
+        let largest = largest
+            .ok_or_else(|| Error::tokenizer(path, "the vocabulary is empty; train or fetch another tokenizer"))?;
         let alphabet = match inner.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => {
-                ByteAlphabet::new(|token| inner.get_model().token_to_id(token))
-            }
+            Some(DecoderWrapper::ByteLevel(_)) => ByteAlphabet::new(|token| inner.get_model().token_to_id(token)),
             _ => None,
         };
         let path = path.to_path_buf();
         let vocab_size = largest as usize + 1;
-        Ok(Self {
-            inner,
-            path,
-            alphabet,
-            vocab_size,
-            named: Named::default(),
-        })
+        Ok(Self { inner, path, alphabet, vocab_size, named: Named::default() })
     }
 
     fn read_names(&mut self, json: &serde_json::Value) {
@@ -127,16 +100,8 @@ impl Tokenizer {
             self.inner.token_to_id(name)
         };
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
-        let chat_template = json
-            .get("chat_template")
-            .and_then(|t| t.as_str())
-            .map(str::to_owned);
-        self.named = Named {
-            bos,
-            eos,
-            pad,
-            chat_template,
-        };
+        let chat_template = json.get("chat_template").and_then(|t| t.as_str()).map(str::to_owned);
+        self.named = Named { bos, eos, pad, chat_template };
     }
 
     fn error(&self, error: BoxError) -> Error {
@@ -207,10 +172,7 @@ impl Tokenizer {
     /// The ids of a text; `special` adds what the file's template adds (such
     /// as the token that begins a sequence).
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, special)
-            .map_err(|e| self.error(e))?;
+        let encoding = self.inner.encode_fast(text, special).map_err(|e| self.error(e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -234,9 +196,7 @@ impl Tokenizer {
     /// The text of ids, bytes that are not UTF-8 as U+FFFD; ids without a token
     /// are left out, special ones too where `skip_special`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| self.error(e))
+        self.inner.decode(ids, skip_special).map_err(|e| self.error(e))
     }
 
     /// Ids of arbitrary bytes, never an added or special token. Stretches of
@@ -274,17 +234,11 @@ impl Tokenizer {
         }
         let mut pieces = PreTokenizedString::from(text);
         if let Some(splitter) = self.inner.get_pre_tokenizer() {
-            splitter
-                .pre_tokenize(&mut pieces)
-                .map_err(|e| self.error(e))?;
+            splitter.pre_tokenize(&mut pieces).map_err(|e| self.error(e))?;
         }
         let model = self.inner.get_model();
-        model
-            .tokenize_in_pretokenized(&mut pieces, None)
-            .map_err(|e| self.error(e))?;
-        let encoding = pieces
-            .into_encoding(None, 0, OffsetType::None)
-            .map_err(|e| self.error(e))?;
+        model.tokenize_in_pretokenized(&mut pieces, None).map_err(|e| self.error(e))?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::None).map_err(|e| self.error(e))?;
         // A splitter that adds a space or drops a separator would lose bytes:
         // then this stretch goes byte by byte.
         if self.decode_bytes(encoding.get_ids())? == text.as_bytes() {
@@ -300,12 +254,11 @@ impl Tokenizer {
     /// or one beyond [`crate::chat_template`].
     pub fn render_chat(&self, messages: &[Message], prompt: bool) -> Result<String> {
         let file = self.path.with_file_name("tokenizer_config.json");
-        let template = self.named.chat_template.as_deref().ok_or_else(|| {
-            Error::tokenizer(
-                &file,
-                "`chat_template` is missing; give the text as it is to be",
-            )
-        })?;
+        let template = self
+            .named
+            .chat_template
+            .as_deref()
+            .ok_or_else(|| Error::tokenizer(&file, "`chat_template` is missing; give the text as it is to be"))?;
         render(template, messages, prompt)
             .map_err(|problem| Error::tokenizer(&file, format!("`chat_template`: {problem}")))
     }
@@ -317,9 +270,7 @@ impl Tokenizer {
     /// Whether an id is left out by `skip_special`.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
-        added
-            .simple_id_to_token(id)
-            .is_some_and(|token| added.is_special_token(&token))
+        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
     }
 
     fn alphabet(&self) -> Result<&ByteAlphabet> {
@@ -384,28 +335,12 @@ mod tests {
     fn ids_beyond_the_vocabulary_are_refused() {
         let tokenizer = small();
         let size = tokenizer.vocab_size();
-        let config = |vocab| {
-            preset("test")
-                .unwrap()
-                .config(Family::Bitnet, Some(vocab), None)
-        };
+        let config = |vocab| preset("test").unwrap().config(Family::Bitnet, Some(vocab), None);
         tokenizer.check_vocab(&config(size)).unwrap();
-        let message = tokenizer
-            .check_vocab(&config(size - 1))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains(&format!("up to {}", size - 1)),
-            "{message}"
-        );
-        assert!(
-            message.contains(&format!("vocab_size is {}", size - 1)),
-            "{message}"
-        );
-        let error = tokenizer
-            .decode_bytes(&[size as u32])
-            .unwrap_err()
-            .to_string();
+        let message = tokenizer.check_vocab(&config(size - 1)).unwrap_err().to_string();
+        assert!(message.contains(&format!("up to {}", size - 1)), "{message}");
+        assert!(message.contains(&format!("vocab_size is {}", size - 1)), "{message}");
+        let error = tokenizer.decode_bytes(&[size as u32]).unwrap_err().to_string();
         assert!(error.contains("has no token"), "{error}");
     }
 
@@ -426,13 +361,7 @@ mod tests {
     fn damaged_files_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokenizer.json");
-        for bytes in [
-            &b""[..],
-            b"{}",
-            b"\xff\xfe",
-            b"[1,2",
-            br#"{"model":{"type":"BPE"}}"#,
-        ] {
+        for bytes in [&b""[..], b"{}", b"\xff\xfe", b"[1,2", br#"{"model":{"type":"BPE"}}"#] {
             std::fs::write(&file, bytes).unwrap();
             let message = Tokenizer::load(&file).unwrap_err().to_string();
             assert!(message.contains("tokenizer.json"), "{message}");
@@ -447,12 +376,6 @@ mod tests {
         let tokenizer = Tokenizer::from_bytes(json).unwrap();
         assert_eq!(tokenizer.vocab_size(), 6);
         assert_eq!(tokenizer.encode("b a", false).unwrap(), [5, 0]);
-        assert!(
-            tokenizer
-                .encode_bytes(b"a")
-                .unwrap_err()
-                .to_string()
-                .contains("byte-level")
-        );
+        assert!(tokenizer.encode_bytes(b"a").unwrap_err().to_string().contains("byte-level"));
     }
 }

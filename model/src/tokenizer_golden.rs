@@ -25,15 +25,7 @@ pub struct GoldenCheck {
 }
 
 /// Sections of `golden.json` that [`check_golden`] reads.
-const SECTIONS: &[&str] = &[
-    "tokenizers",
-    "vocab_size",
-    "encodings",
-    "byte_decodes",
-    "prefix_decodes",
-    "pair",
-    "chat",
-];
+const SECTIONS: &[&str] = &["tokenizers", "vocab_size", "encodings", "byte_decodes", "prefix_decodes", "pair", "chat"];
 
 /// Compares `tokenizer.json` of a folder with its `golden.json`. Every
 /// comparison that found a value is in the list, in a fixed order.
@@ -41,18 +33,9 @@ pub fn check_golden(folder: &Path) -> Result<Vec<GoldenCheck>> {
     let tokenizer = Tokenizer::load(&folder.join("tokenizer.json"))?;
     let file = folder.join("golden.json");
     let golden = read_json(&file)?;
-    let mut checks = Checks {
-        file: &file,
-        tokenizer: &tokenizer,
-        list: Vec::new(),
-    };
+    let mut checks = Checks { file: &file, tokenizer: &tokenizer, list: Vec::new() };
     if let Some(size) = golden.get("vocab_size") {
-        checks.compare(
-            "vocab_size",
-            "the vocabulary",
-            size,
-            &json!(tokenizer.vocab_size()),
-        );
+        checks.compare("vocab_size", "the vocabulary", size, &json!(tokenizer.vocab_size()));
     }
     checks.encodings(&golden)?;
     checks.byte_decodes(&golden)?;
@@ -60,10 +43,7 @@ pub fn check_golden(folder: &Path) -> Result<Vec<GoldenCheck>> {
     checks.pair(&golden)?;
     checks.chat(&golden)?;
     if checks.list.is_empty() {
-        return Err(Error::tokenizer(
-            &file,
-            "it has no section that can be checked",
-        ));
+        return Err(Error::tokenizer(&file, "it has no section that can be checked"));
     }
     Ok(checks.list)
 }
@@ -71,14 +51,8 @@ pub fn check_golden(folder: &Path) -> Result<Vec<GoldenCheck>> {
 /// Sections of a folder's `golden.json` that [`check_golden`] does not know.
 pub fn unknown_sections(folder: &Path) -> Result<Vec<String>> {
     let golden = read_json(&folder.join("golden.json"))?;
-    let keys = golden
-        .as_object()
-        .map(|map| map.keys().cloned())
-        .into_iter()
-        .flatten();
-    Ok(keys
-        .filter(|key| !SECTIONS.contains(&key.as_str()))
-        .collect())
+    let keys = golden.as_object().map(|map| map.keys().cloned()).into_iter().flatten();
+    Ok(keys.filter(|key| !SECTIONS.contains(&key.as_str())).collect())
 }
 
 struct Checks<'a> {
@@ -92,12 +66,7 @@ impl Checks<'_> {
         let known = self.list.iter().position(|check| check.name == name);
         let at = known.unwrap_or_else(|| {
             let name = name.to_owned();
-            self.list.push(GoldenCheck {
-                name,
-                total: 0,
-                wrong: 0,
-                first_difference: None,
-            });
+            self.list.push(GoldenCheck { name, total: 0, wrong: 0, first_difference: None });
             self.list.len() - 1
         });
         let Some(check) = self.list.get_mut(at) else {
@@ -106,9 +75,7 @@ impl Checks<'_> {
         check.total += 1;
         if expected != found {
             check.wrong += 1;
-            check
-                .first_difference
-                .get_or_insert_with(|| format!("{what}: expected {expected}, found {found}"));
+            check.first_difference.get_or_insert_with(|| format!("{what}: expected {expected}, found {found}"));
         }
     }
 
@@ -128,9 +95,10 @@ impl Checks<'_> {
 
     fn encodings(&mut self, golden: &Value) -> Result<()> {
         for case in self.list_of(golden, "encodings")? {
-            let text = case.get("text").and_then(Value::as_str).ok_or_else(|| {
-                Error::field(self.file, "encodings.text", case, "it should be a string")
-            })?;
+            let text = case
+                .get("text")
+                .and_then(Value::as_str)
+                .ok_or_else(|| Error::field(self.file, "encodings.text", case, "it should be a string"))?;
             let plain = self.tokenizer.encode_detailed(text, false)?;
             let ids = self.ids(case, "ids")?;
             let found = json!({
@@ -160,14 +128,8 @@ impl Checks<'_> {
             let Some(encoded) = case.get("bytes_b64").and_then(Value::as_str) else {
                 continue;
             };
-            let bytes = base64(encoded).ok_or_else(|| {
-                Error::field(
-                    self.file,
-                    "byte_decodes.bytes_b64",
-                    encoded,
-                    "it is not base64",
-                )
-            })?;
+            let bytes = base64(encoded)
+                .ok_or_else(|| Error::field(self.file, "byte_decodes.bytes_b64", encoded, "it is not base64"))?;
             let found = json!(self.tokenizer.decode_bytes(&ids)?);
             self.compare("byte_decodes.bytes", &what, &json!(bytes), &found);
         }
@@ -190,15 +152,8 @@ impl Checks<'_> {
                 streamed.push_str(&stream.push(id)?.unwrap_or_default());
             }
             // What has been printed must be the text without a half character.
-            let certain = expected
-                .as_str()
-                .map(|text| text.trim_end_matches('\u{fffd}'));
-            self.compare(
-                "prefix_decodes.stream",
-                &what,
-                &json!(certain),
-                &json!(streamed),
-            );
+            let certain = expected.as_str().map(|text| text.trim_end_matches('\u{fffd}'));
+            self.compare("prefix_decodes.stream", &what, &json!(certain), &json!(streamed));
         }
         Ok(())
     }
@@ -209,9 +164,7 @@ impl Checks<'_> {
         };
         let text = |key: &str| {
             let text = case.get(key).and_then(Value::as_str);
-            text.ok_or_else(|| {
-                Error::field(self.file, "pair", case, "it should have texts a and b")
-            })
+            text.ok_or_else(|| Error::field(self.file, "pair", case, "it should have texts a and b"))
         };
         let found = self.tokenizer.encode_pair(text("a")?, text("b")?, true)?;
         self.compare("pair.ids", "the pair", &case["ids"], &json!(found));
@@ -230,20 +183,10 @@ impl Checks<'_> {
         let messages: Result<Vec<Message>> = self
             .list_of(case, "messages")?
             .iter()
-            .map(|m| {
-                Ok(Message {
-                    role: text(m, "role")?,
-                    content: text(m, "content")?,
-                })
-            })
+            .map(|m| Ok(Message { role: text(m, "role")?, content: text(m, "content")? }))
             .collect();
         let rendered = self.tokenizer.render_chat(&messages?, true)?;
-        self.compare(
-            "chat.rendered",
-            "the conversation",
-            &case["rendered"],
-            &json!(rendered),
-        );
+        self.compare("chat.rendered", "the conversation", &case["rendered"], &json!(rendered));
         Ok(())
     }
 }

@@ -7,16 +7,11 @@ use tritter_model::tokenizer::Tokenizer;
 use tritter_model::tokenizer_golden::{GoldenCheck, check_golden, unknown_sections};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
 fn total(checks: &[GoldenCheck], name: &str) -> usize {
-    checks
-        .iter()
-        .find(|check| check.name == name)
-        .map_or(0, |check| check.total)
+    checks.iter().find(|check| check.name == name).map_or(0, |check| check.total)
 }
 
 #[track_caller]
@@ -26,11 +21,7 @@ fn passes(name: &str, encodings: usize) {
         assert_eq!(check.wrong, 0, "{check:?}");
     }
     for field in ["ids", "ids_no_special", "tokens", "offsets_chars", "decode"] {
-        assert_eq!(
-            total(&checks, &format!("encodings.{field}")),
-            encodings,
-            "{field}"
-        );
+        assert_eq!(total(&checks, &format!("encodings.{field}")), encodings, "{field}");
     }
     assert_eq!(total(&checks, "byte_decodes.bytes"), 13);
     assert_eq!(total(&checks, "prefix_decodes.stream"), 13);
@@ -42,11 +33,7 @@ fn llama3_style_matches() {
     passes("tokenizer_llama3", 47);
     let checks = check_golden(&fixture("tokenizer_llama3")).unwrap();
     assert_eq!(total(&checks, "chat.rendered"), 1);
-    assert!(
-        unknown_sections(&fixture("tokenizer_llama3"))
-            .unwrap()
-            .is_empty()
-    );
+    assert!(unknown_sections(&fixture("tokenizer_llama3")).unwrap().is_empty());
 }
 
 #[test]
@@ -78,15 +65,10 @@ fn data_survives_tokenizers_that_swallow_spaces() {
 fn an_altered_expectation_is_found() {
     let folder = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "golden.json"] {
-        std::fs::copy(
-            fixture("tokenizer_gpt2").join(file),
-            folder.path().join(file),
-        )
-        .unwrap();
+        std::fs::copy(fixture("tokenizer_gpt2").join(file), folder.path().join(file)).unwrap();
     }
     let golden = folder.path().join("golden.json");
-    let mut json: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(&golden).unwrap()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&golden).unwrap()).unwrap();
     json["pair"]["ids"][0] = 1.into();
     json["surprise"] = 1.into();
     std::fs::write(&golden, json.to_string()).unwrap();
@@ -94,12 +76,6 @@ fn an_altered_expectation_is_found() {
     let wrong: Vec<_> = checks.iter().filter(|check| check.wrong > 0).collect();
     assert_eq!(wrong.len(), 1);
     assert_eq!(wrong[0].name, "pair.ids");
-    assert!(
-        wrong[0]
-            .first_difference
-            .as_ref()
-            .unwrap()
-            .contains("expected [1,")
-    );
+    assert!(wrong[0].first_difference.as_ref().unwrap().contains("expected [1,"));
     assert_eq!(unknown_sections(folder.path()).unwrap(), ["surprise"]);
 }

@@ -6,7 +6,7 @@
 //! Patterson 2009) and is not clamped: more than 100 % says that a cache was measured.
 
 use crate::check::values;
-use crate::device::Device;
+use crate::device::{Device, Program, Support};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Access, Case, Cost};
@@ -60,42 +60,65 @@ const SETS: u64 = 8;
 /// Bytes that the sets should exceed together: twice the largest last-level cache in common use.
 const SPREAD: u64 = 256 << 20;
 
+/// A case compiled for timing: the op once on each of several sets of operands.
+pub struct Prepared {
+    device: Device,
+    program: Box<dyn Program>,
+    sets: u64,
+}
+
+impl Prepared {
+    /// Allocates, fills and compiles.
+    pub fn new(device: &Device, case: &Case) -> Result<Prepared> {
+        let specs = case.specs();
+        let bytes: u64 = specs.iter().map(|s| s.bytes()).sum();
+        let sets = (SPREAD / bytes.max(1) + 1).clamp(1, SETS);
+        let inputs = values(case, 1);
+        let mut graph = Graph::new(format!("bench {}", case.op.row().name));
+        for _ in 0..sets {
+            let mut bound: Vec<Value> = Vec::new();
+            let operands = case.op.row().signature.operands.iter().zip(&specs).zip(&inputs);
+            for ((info, spec), input) in operands {
+                let tensor = Tensor::state(info.name, spec.shape.clone(), spec.dtype);
+                device.allocate(&tensor)?;
+                if info.access != Access::Out {
+                    device.write(&tensor, &encode(spec, input))?;
+                }
+                bound.push(graph.bind(&tensor));
+            }
+            graph.record(case.op, &bound)?;
+        }
+        Ok(Prepared { device: device.clone(), program: device.prepare(&graph)?, sets })
+    }
+
+    /// Ops in one run.
+    pub fn sets(&self) -> u64 {
+        self.sets
+    }
+
+    /// Runs once and waits.
+    pub fn run(&self) -> Result<()> {
+        self.program.submit()?;
+        self.device.backend().wait()
+    }
+}
+
 /// Measures one case for about `seconds`.
 pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
-    let specs = case.specs();
-    let bytes: u64 = specs.iter().map(|s| s.bytes()).sum();
-    let sets = (SPREAD / bytes.max(1) + 1).clamp(1, SETS);
-    let inputs = values(case, 1);
-    let mut graph = Graph::new(format!("bench {}", case.op.row().name));
-    let mut tensors = Vec::new();
-    for _ in 0..sets {
-        let mut bound: Vec<Value> = Vec::new();
-        for (operand, input) in case.op.row().signature.operands.iter().zip(&inputs).zip(&specs).map(|((o, i), s)| ((o, s), i)) {
-            let (info, spec) = operand;
-            let tensor = Tensor::state(info.name, spec.shape.clone(), spec.dtype);
-            device.allocate(&tensor)?;
-            if info.access != Access::Out {
-                device.write(&tensor, &encode(spec, input))?;
-            }
-            bound.push(graph.bind(&tensor));
-            tensors.push(tensor);
-        }
-        graph.record(case.op, &bound)?;
-    }
-    let program = device.prepare(&graph)?;
+    let Prepared { program, sets, .. } = Prepared::new(device, case)?;
     let first = program.time(1)?;
     let once = first.total.first().copied().unwrap_or_default().as_secs_f64();
     let repeats = (seconds / once.max(1e-6)).clamp(3.0, 200.0) as u32;
     let timings = program.time(repeats)?;
-    let mut nodes = timings.nodes;
+    let (mut nodes, mut totals) = (timings.nodes, timings.total);
     nodes.sort_unstable();
-    let mut totals = timings.total;
     totals.sort_unstable();
     let whole = totals.get(totals.len() / 2).copied().unwrap_or_default() / sets as u32;
     let time = nodes.get(nodes.len() / 2).copied().unwrap_or(whole);
+    let specs = case.specs();
     let variant = match device.backend().supports(&case.op, &specs) {
-        crate::device::Support::Variant(name) => name.to_string(),
-        crate::device::Support::Missing(_) => String::new(),
+        Support::Variant(name) => name.to_string(),
+        Support::Missing(_) => String::new(),
     };
     Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost: case.op.cost(&specs) })
 }

@@ -212,7 +212,10 @@ impl Device {
     pub fn write_at(&self, tensor: &Tensor, offset: u64, bytes: &[u8]) -> Result<()> {
         let size = tensor.spec().bytes();
         let found = bytes.len() as u64;
-        if offset.checked_add(found).is_none_or(|end| end > size) || !found.is_multiple_of(4) || !offset.is_multiple_of(4) {
+        if offset.checked_add(found).is_none_or(|end| end > size)
+            || !found.is_multiple_of(4)
+            || !offset.is_multiple_of(4)
+        {
             return Err(Error::Range { tensor: tensor.name().into(), offset, found, size });
         }
         self.0.write(self.buffer(tensor)?, offset, bytes)

@@ -156,7 +156,9 @@ impl Graph {
     pub fn rows(&mut self, value: Value, first: usize, count: usize) -> Result<Value> {
         let spec = self.spec(value).clone();
         if count == 0 || first.checked_add(count).is_none_or(|end| end > spec.rows()) {
-            return Err(self.error(format!("rows {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value))));
+            return Err(
+                self.error(format!("rows {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value)))
+            );
         }
         let part = Spec::new([count, spec.cols()], spec.dtype);
         Ok(self.part(value, part, first * spec.cols(), first as u64 * spec.row_bytes()))
@@ -167,7 +169,9 @@ impl Graph {
         let spec = self.spec(value).clone();
         let whole = matches!(spec.dtype, DType::F32 | DType::U32);
         if !whole || count == 0 || first.checked_add(count).is_none_or(|end| end > spec.elements()) {
-            return Err(self.error(format!("elements {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value))));
+            return Err(
+                self.error(format!("elements {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value)))
+            );
         }
         Ok(self.part(value, Spec::new([count], spec.dtype), first, 4 * first as u64))
     }

@@ -132,7 +132,14 @@ fn peak(nodes: usize, lives: &[Life]) -> u64 {
         change[life.last + 1] -= life.bytes as i64;
     }
     let mut now = 0;
-    change.iter().map(|c| { now += c; now }).max().unwrap_or(0) as u64
+    change
+        .iter()
+        .map(|c| {
+            now += c;
+            now
+        })
+        .max()
+        .unwrap_or(0) as u64
 }
 
 /// For each activation, those that some op reads while it writes this one, or the other way round.
@@ -167,8 +174,11 @@ fn choose(plan: &Plan, placed: &[Vec<(Life, u64)>], life: &Life, apart: Option<&
 
 fn first_fit(content: &[(Life, u64)], life: &Life) -> u64 {
     let alive = |other: &Life| other.first <= life.last && life.first <= other.last;
-    let mut busy: Vec<(u64, u64)> =
-        content.iter().filter(|(other, _)| alive(other)).map(|(other, offset)| (*offset, offset + other.bytes)).collect();
+    let mut busy: Vec<(u64, u64)> = content
+        .iter()
+        .filter(|(other, _)| alive(other))
+        .map(|(other, offset)| (*offset, offset + other.bytes))
+        .collect();
     busy.sort_unstable();
     let mut offset = 0;
     for (start, end) in busy {

@@ -120,7 +120,11 @@ impl Interpreter {
                 }
                 tensors.push(self.tensor(graph, value)?);
             }
-            if surrogate { node.op.surrogate(&mut tensors) } else { node.op.reference(&mut tensors) }
+            if surrogate {
+                node.op.surrogate(&mut tensors)
+            } else {
+                node.op.reference(&mut tensors)
+            }
             for ((operand, &value), tensor) in signature.operands.iter().zip(&node.operands).zip(tensors) {
                 let (root, first) = graph.root(value);
                 if let (true, Some(data)) = (operand.access.writes(), self.values.get_mut(&root)) {

@@ -36,12 +36,7 @@ struct Inner {
 impl Tensor {
     /// A tensor without memory.
     pub fn new(name: impl Into<String>, role: Role, shape: impl Into<Vec<usize>>, dtype: DType) -> Self {
-        Tensor(Arc::new(Inner {
-            name: name.into(),
-            role,
-            spec: Spec::new(shape, dtype),
-            buffer: OnceLock::new(),
-        }))
+        Tensor(Arc::new(Inner { name: name.into(), role, spec: Spec::new(shape, dtype), buffer: OnceLock::new() }))
     }
 
     /// A weight.

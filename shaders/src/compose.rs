@@ -39,12 +39,7 @@ impl Composed {
             return message.to_owned();
         };
         let source = self.text.lines().nth(line - 1).unwrap_or_default();
-        format!(
-            "{}:{}: {message}\n    {}",
-            origin.file,
-            origin.line,
-            source.trim()
-        )
+        format!("{}:{}: {message}\n    {}", origin.file, origin.line, source.trim())
     }
 }
 
@@ -62,13 +57,7 @@ pub fn compose_with<'a>(
         let name = name.to_owned();
         return Err(ComposeError::UnknownShader { name });
     };
-    let mut composer = Composer {
-        source: files,
-        defines,
-        files: Vec::new(),
-        hoisted: Vec::new(),
-        body: Vec::new(),
-    };
+    let mut composer = Composer { source: files, defines, files: Vec::new(), hoisted: Vec::new(), body: Vec::new() };
     composer.expand(name, text)?;
     Ok(composer.finish())
 }
@@ -112,18 +101,11 @@ impl<'a> Composer<'_, 'a> {
                 Line::If(condition) => {
                     // A branch that is not kept may ask for names that this variant lacks.
                     let active = kept && self.holds(&condition, &path, number)?;
-                    open.push(Open {
-                        line: number,
-                        outer: kept,
-                        active,
-                        has_else: false,
-                    });
+                    open.push(Open { line: number, outer: kept, active, has_else: false });
                 }
                 Line::Else => switch(&mut open, &path, number)?,
                 Line::Endif => {
-                    open.pop().ok_or_else(|| {
-                        unbalanced(&path, number, "//!endif without an //!if in this file")
-                    })?;
+                    open.pop().ok_or_else(|| unbalanced(&path, number, "//!endif without an //!if in this file"))?;
                 }
                 _ if !kept => {}
                 Line::Include(name) => self.include(name, &path, number)?,
@@ -139,11 +121,7 @@ impl<'a> Composer<'_, 'a> {
         }
         match open.pop() {
             None => Ok(()),
-            Some(branch) => Err(unbalanced(
-                &path,
-                branch.line,
-                "//!if without an //!endif in this file",
-            )),
+            Some(branch) => Err(unbalanced(&path, branch.line, "//!if without an //!endif in this file")),
         }
     }
 
@@ -163,11 +141,7 @@ impl<'a> Composer<'_, 'a> {
 
     /// WGSL wants these before every declaration, wherever a file states its need.
     fn hoist(&mut self, keyword: &str, list: &str, file: usize, line: u32) {
-        for name in list
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-        {
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
             let text = format!("{keyword} {name};");
             if !self.hoisted.iter().any(|(known, ..)| *known == text) {
                 self.hoisted.push((text, file, line));
@@ -175,29 +149,18 @@ impl<'a> Composer<'_, 'a> {
         }
     }
 
-    fn holds(
-        &self,
-        condition: &Condition<'_>,
-        file: &str,
-        line: u32,
-    ) -> Result<bool, ComposeError> {
+    fn holds(&self, condition: &Condition<'_>, file: &str, line: u32) -> Result<bool, ComposeError> {
         let name = condition.name;
         let value = self.define(name).or((name == UNIFORM_PARAMS).then_some(0));
         match value {
             Some(value) => Ok(condition.holds(value)),
-            None => Err(ComposeError::UndefinedName {
-                file: file.to_owned(),
-                line,
-                name: name.to_owned(),
-            }),
+            None => Err(ComposeError::UndefinedName { file: file.to_owned(), line, name: name.to_owned() }),
         }
     }
 
     fn define(&self, name: &str) -> Option<i64> {
         let mut defines = self.defines.iter();
-        defines
-            .find(|(known, _)| *known == name)
-            .map(|&(_, value)| value)
+        defines.find(|(known, _)| *known == name).map(|&(_, value)| value)
     }
 
     fn finish(self) -> Composed {
@@ -208,25 +171,15 @@ impl<'a> Composer<'_, 'a> {
             text.push('\n');
             lines.push((file, number));
         }
-        Composed {
-            text,
-            files: self.files,
-            lines,
-        }
+        Composed { text, files: self.files, lines }
     }
 }
 
 /// Moves the innermost `//!if` to its other branch.
 fn switch(open: &mut [Open], file: &str, line: u32) -> Result<(), ComposeError> {
     match open.last_mut() {
-        None => Err(unbalanced(
-            file,
-            line,
-            "//!else without an //!if in this file",
-        )),
-        Some(branch) if branch.has_else => {
-            Err(unbalanced(file, line, "a second //!else for one //!if"))
-        }
+        None => Err(unbalanced(file, line, "//!else without an //!if in this file")),
+        Some(branch) if branch.has_else => Err(unbalanced(file, line, "a second //!else for one //!if")),
         Some(branch) => {
             branch.has_else = true;
             branch.active = branch.outer && !branch.active;
@@ -236,11 +189,7 @@ fn switch(open: &mut [Open], file: &str, line: u32) -> Result<(), ComposeError> 
 }
 
 fn unbalanced(file: &str, line: u32, problem: &'static str) -> ComposeError {
-    ComposeError::Unbalanced {
-        file: file.to_owned(),
-        line,
-        problem,
-    }
+    ComposeError::Unbalanced { file: file.to_owned(), line, problem }
 }
 
 /// The path of a file as messages show it.

@@ -56,12 +56,12 @@ impl Condition<'_> {
     }
 }
 
-const IF_FORM: &str = "write `//!if NAME` or `//!if NAME op n` with spaces around op (== != < <= > >=) and n an integer";
+const IF_FORM: &str =
+    "write `//!if NAME` or `//!if NAME op n` with spaces around op (== != < <= > >=) and n an integer";
 const INCLUDE_FORM: &str = "write `//!include \"name\"`, without folder or extension";
 const BARE_FORM: &str = "nothing may follow this directive";
 const HOIST_FORM: &str = "an enable or requires line holds nothing else, and ends with a semicolon";
-const KNOWN: &str =
-    "there are //!include, //!if, //!else and //!endif; a comment begins with // alone";
+const KNOWN: &str = "there are //!include, //!if, //!else and //!endif; a comment begins with // alone";
 
 /// Classifies `line`; the error says what would have been right.
 pub(crate) fn classify(line: &str) -> Result<Line<'_>, &'static str> {
@@ -83,15 +83,9 @@ pub(crate) fn classify(line: &str) -> Result<Line<'_>, &'static str> {
 }
 
 fn parse(directive: &str) -> Result<Line<'_>, &'static str> {
-    let (keyword, rest) = directive
-        .split_once(char::is_whitespace)
-        .unwrap_or((directive, ""));
+    let (keyword, rest) = directive.split_once(char::is_whitespace).unwrap_or((directive, ""));
     let bare = |line| {
-        if rest.trim().is_empty() {
-            Ok(line)
-        } else {
-            Err(BARE_FORM)
-        }
+        if rest.trim().is_empty() { Ok(line) } else { Err(BARE_FORM) }
     };
     match keyword {
         "include" => include(rest.trim()),
@@ -207,13 +201,7 @@ mod tests {
 
     #[test]
     fn plain_lines_are_text() {
-        for text in [
-            "",
-            "// enable f16;",
-            "enabled = 1;",
-            "var<workgroup> a: f32;",
-            "a; //!if N",
-        ] {
+        for text in ["", "// enable f16;", "enabled = 1;", "var<workgroup> a: f32;", "a; //!if N"] {
             assert_eq!(classify(text), Ok(Line::Text), "{text}");
         }
     }

@@ -46,10 +46,7 @@ pub fn compose(name: &str, defines: &[(&str, i64)]) -> Result<Composed, ComposeE
 
 /// Names of the op shaders in alphabetical order, without the library.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    FILES
-        .iter()
-        .map(|&(name, _)| name)
-        .filter(|name| !name.starts_with(LIBRARY))
+    FILES.iter().map(|&(name, _)| name).filter(|name| !name.starts_with(LIBRARY))
 }
 
 /// The text as written of the op shader `name`, or of the library file `lib/<name>`.

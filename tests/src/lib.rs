@@ -39,7 +39,8 @@ pub fn candidates() -> Vec<Candidate> {
 }
 
 fn wgpu(label: &str, variant: Option<String>, uniform_params: bool) -> Candidate {
-    let options = gpu::Options { allow_software: true, variant: variant.clone(), uniform_params, ..gpu::Options::default() };
+    let options =
+        gpu::Options { allow_software: true, variant: variant.clone(), uniform_params, ..gpu::Options::default() };
     let device = match gpu::open_with(options) {
         Opened::Ready(device) => Ok(device),
         Opened::Absent { why } => Err(why),

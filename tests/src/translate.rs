@@ -32,11 +32,7 @@ pub struct Translated {
 /// # Errors
 /// The stage or back end that refuses, with the compiler's message and the lines of
 /// `text` that it blames.
-pub fn translate_everywhere(
-    text: &str,
-    overrides: &[(&str, f64)],
-    caps: Capabilities,
-) -> Result<Translated, String> {
+pub fn translate_everywhere(text: &str, overrides: &[(&str, f64)], caps: Capabilities) -> Result<Translated, String> {
     let shader = Shader::new(text, overrides, caps)?;
     Ok(Translated {
         spirv_words: shader.spirv(SPIRV_FLOOR, true)?,
@@ -60,8 +56,8 @@ impl Shader {
     /// The stage that refuses: an override that `text` does not declare, or one
     /// that has neither a value nor a default, is refused too.
     pub fn new(text: &str, overrides: &[(&str, f64)], caps: Capabilities) -> Result<Self, String> {
-        let module = naga::front::wgsl::parse_str(text)
-            .map_err(|error| format!("parsing: {}", error.emit_to_string(text)))?;
+        let module =
+            naga::front::wgsl::parse_str(text).map_err(|error| format!("parsing: {}", error.emit_to_string(text)))?;
         let info = validate(&module, caps, text).map_err(|e| format!("validating: {e}"))?;
         let mut constants = naga::back::PipelineConstants::default();
         for &(name, value) in overrides {
@@ -69,11 +65,7 @@ impl Shader {
         }
         let (module, _) = process_overrides(&module, &info, None, &constants)
             .map_err(|error| format!("setting overrides: {error}"))?;
-        Ok(Self {
-            text: text.to_owned(),
-            module: module.into_owned(),
-            caps,
-        })
+        Ok(Self { text: text.to_owned(), module: module.into_owned(), caps })
     }
 
     /// SPIR-V words. Without `native_dot`, the device lacks the integer dot product.
@@ -82,11 +74,8 @@ impl Shader {
     /// A feature beyond the back end, or the writer's message.
     pub fn spirv(&self, version: (u8, u8), native_dot: bool) -> Result<Vec<u32>, String> {
         let info = self.check("SPIR-V", spv::supported_capabilities())?;
-        let options = spv::Options {
-            lang_version: version,
-            capabilities: (!native_dot).then(without_dot),
-            ..Default::default()
-        };
+        let options =
+            spv::Options { lang_version: version, capabilities: (!native_dot).then(without_dot), ..Default::default() };
         spv::write_vec(&self.module, &info, &options, None).map_err(|e| format!("SPIR-V: {e}"))
     }
 
@@ -110,8 +99,8 @@ impl Shader {
             ..Default::default()
         };
         let pipeline = msl::PipelineOptions::default();
-        let (text, translation) = msl::write_string(&self.module, &info, &options, &pipeline)
-            .map_err(|error| format!("MSL: {error}"))?;
+        let (text, translation) =
+            msl::write_string(&self.module, &info, &options, &pipeline).map_err(|error| format!("MSL: {error}"))?;
         for entry in translation.entry_point_names {
             entry.map_err(|error| format!("MSL: {error}"))?;
         }
@@ -126,10 +115,7 @@ impl Shader {
         let info = self.check("HLSL", hlsl::supported_capabilities())?;
         let options = hlsl::Options {
             shader_model: model,
-            immediates_target: Some(hlsl::BindTarget {
-                space: 8,
-                ..Default::default()
-            }),
+            immediates_target: Some(hlsl::BindTarget { space: 8, ..Default::default() }),
             ..Default::default()
         };
         let pipeline = hlsl::PipelineOptions::default();
@@ -144,8 +130,7 @@ impl Shader {
     }
 
     fn check(&self, target: &str, supported: Capabilities) -> Result<ModuleInfo, String> {
-        validate(&self.module, self.caps & supported, &self.text)
-            .map_err(|error| format!("{target}: {error}"))
+        validate(&self.module, self.caps & supported, &self.text).map_err(|error| format!("{target}: {error}"))
     }
 
     fn metal_slots(&self) -> Result<msl::EntryPointResources, String> {
@@ -156,10 +141,7 @@ impl Shader {
             };
             let mutable = matches!(global.space,
                 AddressSpace::Storage { access } if access.contains(StorageAccess::STORE));
-            let target = msl::BindTarget {
-                mutable,
-                ..Default::default()
-            };
+            let target = msl::BindTarget { mutable, ..Default::default() };
             resources.resources.insert(binding, target);
         }
         let mut slots = 0..31_u8; // Metal's buffer argument table
@@ -174,9 +156,7 @@ impl Shader {
 }
 
 fn validate(module: &Module, caps: Capabilities, text: &str) -> Result<ModuleInfo, String> {
-    Validator::new(ValidationFlags::all(), caps)
-        .validate(module)
-        .map_err(|error| error.emit_to_string(text))
+    Validator::new(ValidationFlags::all(), caps).validate(module).map_err(|error| error.emit_to_string(text))
 }
 
 /// SPIR-V capabilities of a device with subgroups and f16 but no integer dot product.

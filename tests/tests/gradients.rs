@@ -36,7 +36,12 @@ fn every_row_is_complete() {
             for case in cases {
                 assert!(case.op.params().len() <= 64, "{}: parameters over 64 bytes", row.name);
                 case.op.check_operands(&case.specs()).unwrap();
-                assert!(!case.op.wgsl(&case.specs()).is_empty(), "{} `{}`: no WGSL variant takes it", row.name, case.label);
+                assert!(
+                    !case.op.wgsl(&case.specs()).is_empty(),
+                    "{} `{}`: no WGSL variant takes it",
+                    row.name,
+                    case.label
+                );
             }
         }
         if let Gradient::None(why) = row.gradient {

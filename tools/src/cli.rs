@@ -61,7 +61,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bench(Bench),
     /// Say what a model takes in memory before anything is allocated
-    #[command(after_help = "Examples:\n  tritter plan 7B --context 131072\n  tritter plan run --train --batch 8 --context 512")]
+    #[command(
+        after_help = "Examples:\n  tritter plan 7B --context 131072\n  tritter plan run --train --batch 8 --context 512"
+    )]
     Plan(Plan),
     /// Write a model's ternary weights in two bits each
     Pack(Pack),
@@ -249,6 +251,9 @@ pub(crate) struct Check {
     /// Only rows whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) row: Option<String>,
+    /// Print what each row has (signature, kernels, gradient, cases) and check nothing
+    #[arg(long)]
+    pub(crate) coverage: bool,
 }
 
 #[derive(Subcommand, Debug)]

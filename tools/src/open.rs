@@ -26,7 +26,10 @@ pub(crate) fn device(global: &Global) -> Result<Device> {
         bail!("device `{}` is not available: {why}", global.device);
     }
     if let (Some(tritter_cuda::Probe::Driver { version }), true) = (&cuda, global.device.starts_with("cuda")) {
-        bail!("device `{}`: a driver for CUDA {version} is there, but this build has no CUDA kernels yet; use --device wgpu", global.device);
+        bail!(
+            "device `{}`: a driver for CUDA {version} is there, but this build has no CUDA kernels yet; use --device wgpu",
+            global.device
+        );
     }
     let choice = Device::choose(&global.device)?;
     let caps = choice.device.caps();

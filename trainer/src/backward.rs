@@ -51,9 +51,8 @@ fn needed(g: &Graph, forward: &[Node], accumulators: &HashMap<Value, Value>) -> 
     for node in forward {
         let row = node.op.row();
         let operands = || row.signature.operands.iter().zip(&node.operands);
-        let reads = operands().any(|(o, v)| {
-            o.access.reads() && !row.constant.contains(&o.name) && needed.contains(&g.root(*v).0)
-        });
+        let reads = operands()
+            .any(|(o, v)| o.access.reads() && !row.constant.contains(&o.name) && needed.contains(&g.root(*v).0));
         if reads {
             needed.extend(operands().filter(|(o, _)| o.access.writes()).map(|(_, v)| g.root(*v).0));
         }

@@ -61,7 +61,8 @@ impl RunFolder {
     /// Writes what a model folder has beside weights.
     pub fn describe(&self, config: &Config, tokenizer: &Tokenizer) -> Result<()> {
         tokenizer.save_folder(&self.path)?;
-        let generation = GenerationConfig { eos_token_ids: config.eos_token_ids.clone(), ..GenerationConfig::default() };
+        let generation =
+            GenerationConfig { eos_token_ids: config.eos_token_ids.clone(), ..GenerationConfig::default() };
         let json = generation.to_json(config.bos_token_id, config.pad_token_id);
         write_atomic(&self.path.join("generation_config.json"), format!("{json:#}\n").as_bytes())?;
         Ok(write_config(&self.path, config)?)
@@ -93,7 +94,9 @@ impl RunFolder {
             None => Ok(()),
             Some((key, value)) => {
                 let had = found.get(key).map_or("nothing".into(), ToString::to_string);
-                let why = format!("its config.json has `{key}` {had}, the command line asks for {value}; give the same --preset, --arch and --tokenizer");
+                let why = format!(
+                    "its config.json has `{key}` {had}, the command line asks for {value}; give the same --preset, --arch and --tokenizer"
+                );
                 Err(Error::NoRun { path: self.path.clone(), why })
             }
         }
@@ -111,11 +114,8 @@ impl RunFolder {
         let progress = serde_json::to_string(progress).map_err(|e| Error::Internal(e.to_string()))?;
         let metadata = BTreeMap::from([(PROGRESS_KEY.to_string(), progress), (STEP_KEY.to_string(), step.to_string())]);
         let moments: Vec<&Tensor> = parameters.iter().flat_map(|p| [&p.first, &p.second]).collect();
-        let header = |t: &&Tensor| TensorHeader {
-            name: t.name().to_string(),
-            dtype: Dtype::F32,
-            shape: t.spec().shape.clone(),
-        };
+        let header =
+            |t: &&Tensor| TensorHeader { name: t.name().to_string(), dtype: Dtype::F32, shape: t.spec().shape.clone() };
         let headers: Vec<_> = moments.iter().map(header).collect();
         let state = self.path.join(state_name(step));
         prepare_safetensors(&state, &headers, &metadata, &mut |i, file| {

@@ -55,7 +55,9 @@ pub enum Error {
         why: String,
     },
     /// Training does not go on.
-    #[error("{skipped} updates in a row were skipped up to step {step} because loss or gradient was not finite; {last}: resume with a smaller --lr or other data")]
+    #[error(
+        "{skipped} updates in a row were skipped up to step {step} because loss or gradient was not finite; {last}: resume with a smaller --lr or other data"
+    )]
     Diverged {
         /// Steps done.
         step: u64,

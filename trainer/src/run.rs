@@ -220,7 +220,8 @@ impl Run {
         }
         let metrics = folder.as_ref().map(|f| JsonLines::append(&f.path().join("metrics.jsonl"))).transpose()?;
         let device = device.clone();
-        let mut run = Run { device, model, steps, corpus, batches, progress, folder, metrics, saved: committed, planned };
+        let mut run =
+            Run { device, model, steps, corpus, batches, progress, folder, metrics, saved: committed, planned };
         if committed.is_none() {
             run.save()?;
         }

@@ -396,7 +396,8 @@ impl Steps {
         self.device.write(&self.inputs.hyper_plain, &hyper.words(hyper.decay_all))?;
         self.update.submit()?;
         let (loss, norm) = (self.device.fetch(&self.states.reported)?, self.device.fetch(&self.states.norm)?);
-        let scalar = |bytes: Vec<u8>| bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).first().copied().unwrap_or(f32::NAN);
+        let scalar =
+            |bytes: Vec<u8>| bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).first().copied().unwrap_or(f32::NAN);
         let (loss, norm) = (scalar(loss.wait()?), scalar(norm.wait()?));
         Ok(Outcome { loss: f64::from(loss) / tokens as f64, norm: f64::from(norm) })
     }

@@ -49,8 +49,7 @@ pub fn check_gradient(case: &Case, seed: u64) -> Result<Option<GradientFinding>>
         })
         .collect();
     let gradients = by_rule(case, &inputs, &weights)?;
-    let mut finding =
-        GradientFinding { row: row.name, case: case.label.clone(), error: 0.0, compared: 0, fault: None };
+    let mut finding = GradientFinding { row: row.name, case: case.label.clone(), error: 0.0, compared: 0, fault: None };
     for i in (0..inputs.len()).filter(|&i| differentiable(case, i)) {
         let name = signature.operands[i].name;
         let Some(gradient) = &gradients[i] else {
@@ -59,7 +58,11 @@ pub fn check_gradient(case: &Case, seed: u64) -> Result<Option<GradientFinding>>
         };
         let largest = gradient.iter().fold(1e-3f64, |a, g| a.max(g.abs()));
         for _ in 0..gradient.len().min(PROBES) {
-            let j = if gradient.len() <= PROBES { finding.compared % gradient.len() } else { random.below(gradient.len() as u64) as usize };
+            let j = if gradient.len() <= PROBES {
+                finding.compared % gradient.len()
+            } else {
+                random.below(gradient.len() as u64) as usize
+            };
             let difference = (central_difference(case, &inputs, &weights, i, j) - gradient[j]).abs() / largest;
             finding.compared += 1;
             finding.error = finding.error.max(difference);

@@ -99,7 +99,11 @@ pub fn check_rows(
                     Err(error @ crate::Error::Lost { .. }) => return Err(error),
                     Err(error) => failure(&case, error.to_string()),
                 };
-                if finding.passed() { passed += 1 } else { failed += 1 }
+                if finding.passed() {
+                    passed += 1
+                } else {
+                    failed += 1
+                }
                 report(&finding);
             }
         }
@@ -135,8 +139,11 @@ fn reference(case: &Case, inputs: &[Vec<f64>], surrogate: bool) -> Vec<RefTensor
         let spec = operand.spec.clone();
         if info.access.reads() { RefTensor::new(spec, input.clone()) } else { RefTensor::filled(spec, f64::NAN) }
     };
-    let mut tensors: Vec<RefTensor> =
-        case.operands.iter().zip(inputs).zip(&signature.operands).map(tensor).collect();
-    if surrogate { case.op.surrogate(&mut tensors) } else { case.op.reference(&mut tensors) }
+    let mut tensors: Vec<RefTensor> = case.operands.iter().zip(inputs).zip(&signature.operands).map(tensor).collect();
+    if surrogate {
+        case.op.surrogate(&mut tensors)
+    } else {
+        case.op.reference(&mut tensors)
+    }
     tensors
 }

@@ -4,7 +4,6 @@ pub mod math;
 mod memory;
 pub mod parallel;
 mod program;
-pub mod vector;
 
 use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
 use crate::dtype::Spec;
@@ -58,9 +57,8 @@ impl Cpu {
 #[cfg(not(target_arch = "wasm32"))]
 fn system() -> (String, Option<u64>, usize) {
     use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-    let wanted = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing())
-        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let wanted =
+        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(wanted);
     let name = system.cpus().first().map(|c| c.brand().trim().to_string()).unwrap_or_default();
     let name = if name.is_empty() { std::env::consts::ARCH.to_string() } else { name };

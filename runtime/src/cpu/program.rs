@@ -37,8 +37,7 @@ impl CpuProgram {
     pub(super) fn new(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Self> {
         let calls = graph.nodes().iter().map(|node| {
             let specs: Vec<Spec> = node.operands.iter().map(|&v| graph.spec(v).clone()).collect();
-            let mut call =
-                Call { op: node.op, specs, places: Vec::new(), read: Vec::new(), written: Vec::new() };
+            let mut call = Call { op: node.op, specs, places: Vec::new(), read: Vec::new(), written: Vec::new() };
             for (operand, &value) in node.op.row().signature.operands.iter().zip(&node.operands) {
                 let (memory, first) = locate(cpu, graph, plan, arena, value)?;
                 let writes = operand.access.writes();
@@ -62,8 +61,7 @@ fn locate(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena, value: Value) ->
     let (root, _) = graph.root(value);
     let (buffer, offset) = match graph.origin(root) {
         Origin::Bound(tensor) => {
-            let missing =
-                || Error::NotAllocated { tensor: tensor.name().into(), device: cpu.caps.id.clone() };
+            let missing = || Error::NotAllocated { tensor: tensor.name().into(), device: cpu.caps.id.clone() };
             (tensor.buffer().ok_or_else(missing)?, 0)
         }
         _ => {

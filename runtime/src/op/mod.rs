@@ -18,8 +18,8 @@ pub use signature::{Access, Operand, Signature};
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
-use crate::reference::RefTensor;
 pub use crate::ops::Op;
+use crate::reference::RefTensor;
 
 /// Bytes moved and arithmetic done by one run of an op.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -228,7 +228,13 @@ impl Op {
             let expected = operand.shape(&dims);
             if expected != spec.shape {
                 let found = spec.shape.clone();
-                return Err(Error::Shape { op: name, operand: operand.name, signature: signature.text, expected, found });
+                return Err(Error::Shape {
+                    op: name,
+                    operand: operand.name,
+                    signature: signature.text,
+                    expected,
+                    found,
+                });
             }
             if !operand.dtypes.contains(&spec.dtype) {
                 let expected = operand.dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join("|");

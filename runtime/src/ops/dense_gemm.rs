@@ -56,6 +56,9 @@ pub(super) fn gemm(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: M
 fn packed(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     let kernel = gemm_f32::gemm::f32::get_gemm_fn();
     let (y_col, y_row) = (stride as isize, 1);
+    // Waking a thread costs more than such a product; the tiles of attention are of this size.
+    let small = e.m * e.n * e.depth < 1 << 20;
+    let parallelism = if small { gemm_common::Parallelism::None } else { gemm_common::Parallelism::Rayon(0) };
     // SAFETY: the caller, `gemm`, has checked that the largest index reached in `y`, `a` and `b`
     // lies in their slices and that rows of `y` do not overlap (`stride ≥ n`). All extents are
     // above zero. Steps are at most a slice's length where they are used more than zero times, so
@@ -81,7 +84,7 @@ fn packed(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: Matrix<'_>
             false,
             false,
             false,
-            gemm_common::Parallelism::Rayon(0),
+            parallelism,
         );
     }
 }
@@ -160,7 +163,9 @@ mod tests {
 
     #[test]
     fn packed_products_equal_plain_ones() {
-        for (m, n, depth) in [(1, 1, 1), (1, 40, 2), (40, 1, 3), (1, 65, 70), (7, 300, 65), (33, 31, 129), (130, 70, 600)] {
+        for (m, n, depth) in
+            [(1, 1, 1), (1, 40, 2), (40, 1, 3), (1, 65, 70), (7, 300, 65), (33, 31, 129), (130, 70, 600)]
+        {
             let e = Extents { m, n, depth };
             let (a, b) = (normal(m * depth, 1), normal(depth * n, 2));
             for (a, b) in operands(e, &a, &b) {

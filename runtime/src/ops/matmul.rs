@@ -22,7 +22,14 @@ pub(super) fn shapes(size: Size) -> Vec<(u32, u32, u32)> {
             vec![(1, 1, 1), (1, 131, 777), (4, 67, 35), (5, 65, 33), (64, 64, 64), (67, 129, 71), (130, 3, 515)]
         }
         Size::Bench => {
-            vec![(1, 2048, 768), (1, 65_536, 768), (512, 768, 768), (512, 2048, 768), (512, 768, 2048), (512, 6912, 2560)]
+            vec![
+                (1, 2048, 768),
+                (1, 65_536, 768),
+                (512, 768, 768),
+                (512, 2048, 768),
+                (512, 768, 2048),
+                (512, 6912, 2560),
+            ]
         }
     }
 }
@@ -76,7 +83,8 @@ mod tests {
 
     #[test]
     fn windows_cover_the_product_once_and_fit() {
-        let specs = [Spec::new([70, 16], DType::F32), Spec::new([130, 16], DType::F32), Spec::new([70, 130], DType::F32)];
+        let specs =
+            [Spec::new([70, 16], DType::F32), Spec::new([130, 16], DType::F32), Spec::new([70, 130], DType::F32)];
         let limit = 64 * 130 * 4;
         let windows = windows(&specs, [0, 2], 1, limit).unwrap();
         assert_eq!(windows.iter().map(|w| w.m * w.n).sum::<usize>(), 70 * 130);

@@ -36,11 +36,7 @@ fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
 
 fn rms_norm(defines: &[(&str, i64)]) -> String {
     let files = |name: &str| {
-        if name == "rms_norm" {
-            Some(RMS_NORM)
-        } else {
-            source(name)
-        }
+        if name == "rms_norm" { Some(RMS_NORM) } else { source(name) }
     };
     compose_with(&files, "rms_norm", defines).unwrap().text
 }
@@ -87,17 +83,8 @@ fn an_override_sizes_the_workgroup_and_its_array_in_every_back_end() {
     for size in [64_u32, 256] {
         let overrides = [("WORKGROUP", f64::from(size))];
         let all = translate_everywhere(&rms_norm(&[]), &overrides, common()).unwrap();
-        assert!(
-            all.hlsl
-                .contains(&format!("groupshared float scratch[{size}]")),
-            "{}",
-            all.hlsl
-        );
-        assert!(
-            all.hlsl.contains(&format!("[numthreads({size}, 1, 1)]")),
-            "{}",
-            all.hlsl
-        );
+        assert!(all.hlsl.contains(&format!("groupshared float scratch[{size}]")), "{}", all.hlsl);
+        assert!(all.hlsl.contains(&format!("[numthreads({size}, 1, 1)]")), "{}", all.hlsl);
         assert!(all.msl.contains("threadgroup"), "{}", all.msl);
         assert!(all.msl.contains(&format!("inner[{size}]")), "{}", all.msl);
         // OpExecutionMode LocalSize size 1 1; OpTypeArray exists.
@@ -110,10 +97,7 @@ fn an_override_sizes_the_workgroup_and_its_array_in_every_back_end() {
 fn overrides_without_value_or_declaration_are_refused() {
     let text = small("override N: u32;", "o[i] = N;");
     let error = translate_everywhere(&text, &[], common()).unwrap_err();
-    assert!(
-        error.contains("Missing value") && error.contains("'N'"),
-        "{error}"
-    );
+    assert!(error.contains("Missing value") && error.contains("'N'"), "{error}");
     let error = translate_everywhere(&text, &[("N", 1.0), ("M", 1.0)], common()).unwrap_err();
     assert!(error.contains("'M' not found"), "{error}");
     translate_everywhere(&text, &[("N", 1.0)], common()).unwrap();
@@ -122,37 +106,15 @@ fn overrides_without_value_or_declaration_are_refused() {
 #[test]
 fn parameters_translate_as_immediates_and_as_a_uniform() {
     let immediate = translate_everywhere(&rms_norm(&[]), &[], common()).unwrap();
-    assert!(
-        immediate
-            .hlsl
-            .contains("ConstantBuffer<Params> params: register(b0, space8)"),
-        "{}",
-        immediate.hlsl
-    );
-    assert!(
-        immediate
-            .msl
-            .contains("constant Params& params [[buffer(2)]]"),
-        "{}",
-        immediate.msl
-    );
+    assert!(immediate.hlsl.contains("ConstantBuffer<Params> params: register(b0, space8)"), "{}", immediate.hlsl);
+    assert!(immediate.msl.contains("constant Params& params [[buffer(2)]]"), "{}", immediate.msl);
     // OpTypePointer to storage class PushConstant (9).
-    let has_class = |words: &[u32], class| {
-        words
-            .windows(3)
-            .any(|w| w[0] == (4 << 16 | 32) && w[2] == class)
-    };
+    let has_class = |words: &[u32], class| words.windows(3).any(|w| w[0] == (4 << 16 | 32) && w[2] == class);
     assert!(has_class(&immediate.spirv_words, 9));
 
     let text = rms_norm(&[(UNIFORM_PARAMS, 1)]);
     let uniform = translate_everywhere(&text, &[], Capabilities::empty()).unwrap();
-    assert!(
-        uniform
-            .hlsl
-            .contains("cbuffer params : register(b0, space1)"),
-        "{}",
-        uniform.hlsl
-    );
+    assert!(uniform.hlsl.contains("cbuffer params : register(b0, space1)"), "{}", uniform.hlsl);
     assert!(!has_class(&uniform.spirv_words, 9));
 
     let error = translate_everywhere(&rms_norm(&[]), &[], Capabilities::empty()).unwrap_err();
@@ -167,12 +129,7 @@ fn the_packed_dot_product_is_native_where_the_target_has_it() {
     // OpSDotKHR is 4450; without the capability naga multiplies lane by lane.
     assert!(has_opcode(&shader.spirv((1, 3), true).unwrap(), 4450));
     assert!(!has_opcode(&shader.spirv((1, 3), false).unwrap(), 4450));
-    assert!(
-        shader
-            .hlsl(hlsl::ShaderModel::V6_4)
-            .unwrap()
-            .contains("dot4add_i8packed")
-    );
+    assert!(shader.hlsl(hlsl::ShaderModel::V6_4).unwrap().contains("dot4add_i8packed"));
     assert!(!shader.hlsl(HLSL_FLOOR).unwrap().contains("dot4add"));
     shader.msl(MSL_FLOOR).unwrap();
 }
@@ -192,7 +149,8 @@ fn f16_needs_its_enable_line_and_its_capability() {
 
 #[test]
 fn subgroup_operations_work_and_their_enable_line_does_not() {
-    let body = "o[i] = subgroupAdd(a[i]) + subgroupMax(a[i]) + subgroupShuffleXor(a[i], 1u) + subgroupBroadcastFirst(a[i]);";
+    let body =
+        "o[i] = subgroupAdd(a[i]) + subgroupMax(a[i]) + subgroupShuffleXor(a[i], 1u) + subgroupBroadcastFirst(a[i]);";
     let all = translate_everywhere(&small("", body), &[], common()).unwrap();
     assert!(all.msl.contains("simd_sum"), "{}", all.msl);
     assert!(all.hlsl.contains("WaveActiveSum"), "{}", all.hlsl);

@@ -31,7 +31,13 @@ struct Report {
     used_bytes: u64,
 }
 
-pub(crate) fn run(global: &Global, model: &str, prompt: usize, tokens: usize, vocab: Option<usize>) -> Result<ExitCode> {
+pub(crate) fn run(
+    global: &Global,
+    model: &str,
+    prompt: usize,
+    tokens: usize,
+    vocab: Option<usize>,
+) -> Result<ExitCode> {
     if prompt == 0 || tokens == 0 {
         bail!("--prompt and --tokens must be at least 1");
     }
@@ -85,7 +91,11 @@ pub(crate) fn run(global: &Global, model: &str, prompt: usize, tokens: usize, vo
         planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
     };
-    if global.json { output::json(&report)? } else { output::print(&text(&report))? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&text(&report))?
+    }
     Ok(ExitCode::SUCCESS)
 }
 

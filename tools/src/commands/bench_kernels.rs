@@ -57,7 +57,11 @@ pub(crate) fn run(global: &Global, row: Option<&str>, seconds: f64) -> Result<Ex
         kernels,
         unsupported,
     };
-    if global.json { output::json(&report)? } else { output::print(&text(&report))? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&text(&report))?
+    }
     Ok(ExitCode::from(u8::from(failed)))
 }
 

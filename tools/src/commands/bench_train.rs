@@ -56,13 +56,23 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     config.validate()?;
     let device = open::device(global)?;
     let model = Model::new(&config, Form::Train, job.context);
-    let plan = StepsPlan::new(&model, Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false })?;
+    let plan =
+        StepsPlan::new(&model, Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false })?;
     let planned = model.bytes() + plan.total();
     device.check_budget("training", planned, "use a smaller --batch or --context")?;
     model.load(&device, &mut FromSeed::new(&config, 1))?;
     let steps = plan.open(&device)?;
     let batch = random_batch(job.batch, job.context, config.vocab_size);
-    let hyper = |t| Hyper { lr: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, t, max_norm: 1.0, decay_all: false };
+    let hyper = |t| Hyper {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        t,
+        max_norm: 1.0,
+        decay_all: false,
+    };
     steps.step(std::slice::from_ref(&batch), &hyper(1))?;
     let mut times = Vec::new();
     for t in 0..job.steps.max(1) {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tritter_runtime::check::{Finding, check_rows};
+use tritter_runtime::op::{Gradient, Row, Size};
 
 #[derive(Serialize)]
 struct Line {
@@ -34,6 +35,9 @@ pub(crate) fn clock_seed() -> u64 {
 }
 
 pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
+    if args.coverage {
+        return coverage(global);
+    }
     let device = open::device(global)?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     let mut checks = Vec::new();
@@ -61,6 +65,43 @@ pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
         output::print(&format!("{passed} passed, {failed} failed on {} with seed {seed}\n", device.label()))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0 || passed == 0)))
+}
+
+#[derive(Serialize)]
+struct Covered {
+    row: &'static str,
+    signature: &'static str,
+    wgsl: Vec<&'static str>,
+    gradient: &'static str,
+    cases: usize,
+}
+
+/// What each row has.
+fn coverage(global: &Global) -> Result<ExitCode> {
+    let covered = |row: &Row| Covered {
+        row: row.name,
+        signature: row.signature.text,
+        wgsl: row.wgsl.clone(),
+        gradient: match row.gradient {
+            Gradient::Rule => "yes",
+            Gradient::None(why) => why,
+        },
+        cases: [Size::Small, Size::Ragged, Size::Bench].into_iter().map(|size| (row.cases)(size).len()).sum(),
+    };
+    let all: Vec<Covered> = Row::all().iter().map(covered).collect();
+    if global.json {
+        output::json(&serde_json::json!({ "rows": all }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|c| {
+            let gradient = if c.gradient == "yes" { "yes".into() } else { format!("no: {}", c.gradient) };
+            vec![c.row.into(), c.cases.to_string(), "yes".into(), c.wgsl.join(" "), gradient]
+        })
+        .collect();
+    output::print(&output::table(&["row", "cases", "cpu", "wgsl", "gradient"], &rows))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Worst error of each row and variant.

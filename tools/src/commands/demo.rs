@@ -64,7 +64,13 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
     }
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = args.out.clone().unwrap_or_else(|| temporary.path().join("demo"));
-    let say = |text: &str| if global.json { eprint!("{text}") } else { let _ = output::print(text); };
+    let say = |text: &str| {
+        if global.json {
+            eprint!("{text}")
+        } else {
+            let _ = output::print(text);
+        }
+    };
     let device = open::device(global)?;
 
     let tokenizer = train_bpe(stories(), VOCAB)?;
@@ -97,7 +103,13 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
     drop(training);
     let samples_after = samples(&device, &folder, &tokenizer)?;
     let below = 1.0 - after.bits_per_byte / unigram;
-    say(&format!("after {} steps in {:.0} s: {:.3} bits per byte\n{}", trained.steps, trained.seconds, after.bits_per_byte, show(&samples_after)));
+    say(&format!(
+        "after {} steps in {:.0} s: {:.3} bits per byte\n{}",
+        trained.steps,
+        trained.seconds,
+        after.bits_per_byte,
+        show(&samples_after)
+    ));
 
     let packed = folder.join("packed");
     pack(&device, &folder, &packed, &tokenizer)?;
@@ -127,7 +139,11 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
         used_bytes: used,
         passed,
     };
-    if global.json { output::json(&report)? } else { output::print(&text(&report, args.out.is_some()))? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&text(&report, args.out.is_some()))?
+    }
     Ok(ExitCode::from(u8::from(!passed)))
 }
 
@@ -253,11 +269,16 @@ fn fresh_process(global: &Global, packed: &Path) -> Result<Fresh> {
     if let Some(threads) = global.threads {
         command.args(["--threads", &threads.to_string()]);
     }
-    let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output().context("cannot start a fresh process")?;
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::piped()).output().context("cannot start a fresh process")?;
     if !output.status.success() {
-        bail!("the packed model does not generate in a fresh process: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "the packed model does not generate in a fresh process: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).context("the fresh process printed no JSON")?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("the fresh process printed no JSON")?;
     let text = json["text"].as_str().unwrap_or_default().to_string();
     Ok(Fresh { text, rate: json["decode_tokens_per_second"].as_f64().unwrap_or(0.0) })
 }
@@ -285,10 +306,14 @@ fn text(r: &Report, kept: bool) -> String {
         bytes(r.used_bytes)
     );
     if r.below_unigram < MARGIN {
-        text += &format!("FAILED: at least {:.0} % below the unigram model were expected; a longer --seconds may do\n", 100.0 * MARGIN);
+        text += &format!(
+            "FAILED: at least {:.0} % below the unigram model were expected; a longer --seconds may do\n",
+            100.0 * MARGIN
+        );
     }
     if kept {
-        text += &format!("the model is in {}; try: tritter generate {} \"# The\" --temperature 0.7\n", r.folder, r.folder);
+        text +=
+            &format!("the model is in {}; try: tritter generate {} \"# The\" --temperature 0.7\n", r.folder, r.folder);
     }
     text
 }

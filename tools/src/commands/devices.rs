@@ -50,7 +50,9 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
     all.extend(tritter_runtime::gpu::list());
     let choice = tritter_runtime::Device::choose("auto")?;
     let cuda = match tritter_cuda::probe() {
-        tritter_cuda::Probe::Driver { version } => format!("driver for CUDA {version}; no CUDA kernels in this build yet"),
+        tritter_cuda::Probe::Driver { version } => {
+            format!("driver for CUDA {version}; no CUDA kernels in this build yet")
+        }
         tritter_cuda::Probe::Absent { why } => why,
     };
     let report = Report {
@@ -64,7 +66,10 @@ pub(crate) fn run(global: &Global) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<Vec<String>> = report.devices.iter().map(row).collect();
-    output::print(&output::table(&["device", "name", "driver", "kind", "f16", "subgroups", "binding", "memory"], &rows))?;
+    output::print(&output::table(
+        &["device", "name", "driver", "kind", "f16", "subgroups", "binding", "memory"],
+        &rows,
+    ))?;
     output::print(&format!("auto takes {}: {}\ncuda: {}\n", report.auto, report.reason, report.cuda))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -84,5 +89,14 @@ fn row(entry: &Entry) -> Vec<String> {
     let binding = if entry.max_binding == u64::MAX { "any".into() } else { bytes(entry.max_binding) };
     let memory = entry.memory.map_or("unknown".into(), bytes);
     let f16 = if entry.f16 { "yes" } else { "no" };
-    vec![entry.id.clone(), entry.name.clone(), entry.driver.clone(), kind.into(), f16.into(), subgroups, binding, memory]
+    vec![
+        entry.id.clone(),
+        entry.name.clone(),
+        entry.driver.clone(),
+        kind.into(),
+        f16.into(),
+        subgroups,
+        binding,
+        memory,
+    ]
 }

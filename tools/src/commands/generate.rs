@@ -46,11 +46,15 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     let capacity = args.context.unwrap_or(wanted);
     if wanted > capacity {
         let (prompt, most) = (ids.len(), args.max_tokens);
-        bail!("{prompt} prompt tokens and {most} new ones do not fit a context of {capacity}; use --context {wanted} or a smaller --max-tokens");
+        bail!(
+            "{prompt} prompt tokens and {most} new ones do not fit a context of {capacity}; use --context {wanted} or a smaller --max-tokens"
+        );
     }
     let limit = opened.config.max_positions;
     if capacity > limit {
-        bail!("a context of {capacity} tokens is more than the {limit} positions that the model was made for (max_position_embeddings in config.json); use a shorter prompt or a smaller --max-tokens");
+        bail!(
+            "a context of {capacity} tokens is more than the {limit} positions that the model was made for (max_position_embeddings in config.json); use a shorter prompt or a smaller --max-tokens"
+        );
     }
     let settings = settings(&opened, args)?;
     let seed = args.seed.unwrap_or_else(crate::commands::check::clock_seed);
@@ -62,7 +66,8 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
         eprintln!("seed: {seed}");
     }
     let ends = if args.ignore_eos { Vec::new() } else { ends(&opened)? };
-    let mut generation = Generation { session: &mut session, chooser: Chooser::new(settings, seed)?, history: ids.clone() };
+    let mut generation =
+        Generation { session: &mut session, chooser: Chooser::new(settings, seed)?, history: ids.clone() };
     let begin = Instant::now();
     let first = generation.start(&ids)?;
     let prefill = begin.elapsed().as_secs_f64();
@@ -91,7 +96,9 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     } else {
         output::print("\n")?;
         let (n, m) = (ids.len(), produced.len());
-        eprintln!("{n} prompt tokens in {prefill:.2} s, {m} tokens at {rate:.1} tokens/s, first token after {first_token:.2} s");
+        eprintln!(
+            "{n} prompt tokens in {prefill:.2} s, {m} tokens at {rate:.1} tokens/s, first token after {first_token:.2} s"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -28,7 +28,10 @@ struct Report {
 pub(crate) fn pack(global: &Global, args: &Pack) -> Result<ExitCode> {
     let opened = Opened::new(&args.model)?;
     if opened.config.quantization != Quantization::Online {
-        bail!("`{}` has no ternary master weights: only a model with `quantization_mode` online can be packed", args.model);
+        bail!(
+            "`{}` has no ternary master weights: only a model with `quantization_mode` online can be packed",
+            args.model
+        );
     }
     let folder = opened.folder()?.clone();
     fresh(&args.out)?;
@@ -50,7 +53,10 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
         bail!("`{}` is not packed: its config has no offline quantisation", args.model);
     };
     if opened.config.family != Family::Llama {
-        eprintln!("note: {:?} blocks quantise activations; as a dense model it is read without that, so its outputs differ a little", opened.config.family);
+        eprintln!(
+            "note: {:?} blocks quantise activations; as a dense model it is read without that, so its outputs differ a little",
+            opened.config.family
+        );
     }
     let folder = opened.folder()?.clone();
     fresh(&args.out)?;
@@ -63,7 +69,14 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
     report(global, &args.model, &folder, &args.out, None, note)
 }
 
-fn report(global: &Global, model: &str, folder: &Path, out: &Path, change: Option<f32>, note: &'static str) -> Result<ExitCode> {
+fn report(
+    global: &Global,
+    model: &str,
+    folder: &Path,
+    out: &Path,
+    change: Option<f32>,
+    note: &'static str,
+) -> Result<ExitCode> {
     let (before, after) = (weight_bytes(folder)?, weight_bytes(out)?);
     let report = Report {
         model: model.into(),

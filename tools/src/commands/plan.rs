@@ -55,7 +55,11 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
         fits,
         largest_context_that_fits: largest,
     };
-    if global.json { output::json(&report)? } else { output::print(&text(&report, args.train))? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&text(&report, args.train))?
+    }
     Ok(ExitCode::from(u8::from(fits == Some(false))))
 }
 
@@ -78,7 +82,12 @@ fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u6
     let cache = if args.cache_f16 { DType::F16 } else { DType::F32 };
     let plan = SessionPlan::new(&model, context, cache)?;
     let name = format!("cache of {context} tokens in {cache}");
-    let parts = [("weights", plan.weights()), (name.as_str(), plan.cache()), ("activations", plan.arena()), ("inputs and scalars", plan.small())];
+    let parts = [
+        ("weights", plan.weights()),
+        (name.as_str(), plan.cache()),
+        ("activations", plan.arena()),
+        ("inputs and scalars", plan.small()),
+    ];
     Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec())
 }
 
@@ -140,7 +149,8 @@ fn parse_bytes(text: &str) -> Result<u64> {
         "gib" => f64::from(1u32 << 30),
         _ => bail!("--memory {text}: the unit `{unit}` is unknown; use GB or GiB"),
     };
-    let number: f64 = number.trim().parse().map_err(|_| anyhow::anyhow!("--memory {text}: `{number}` is not a number"))?;
+    let number: f64 =
+        number.trim().parse().map_err(|_| anyhow::anyhow!("--memory {text}: `{number}` is not a number"))?;
     let bytes = number * factor;
     if !(1.0..1e18).contains(&bytes) {
         bail!("--memory {text} is not an amount of memory");

@@ -34,7 +34,8 @@ pub(crate) fn run(global: &Global, command: &Command) -> Result<ExitCode> {
             })?;
             let tokenizer = train_bpe(texts.iter().map(String::as_str), *vocab)?;
             tokenizer.save(out)?;
-            let tokens: usize = texts.iter().map(|t| tokenizer.encode(t, false).map(|ids| ids.len())).sum::<Result<_, _>>()?;
+            let tokens: usize =
+                texts.iter().map(|t| tokenizer.encode(t, false).map(|ids| ids.len())).sum::<Result<_, _>>()?;
             let bytes: u64 = texts.iter().map(|t| t.len() as u64).sum();
             let report = Trained {
                 file: out.display().to_string(),
@@ -48,7 +49,9 @@ pub(crate) fn run(global: &Global, command: &Command) -> Result<ExitCode> {
                 output::json(&report)?;
             } else {
                 let Trained { file, vocab_size, documents, bytes, bytes_per_token, .. } = &report;
-                output::print(&format!("{file}: {vocab_size} tokens from {documents} documents ({bytes} bytes), {bytes_per_token:.2} bytes a token\n"))?;
+                output::print(&format!(
+                    "{file}: {vocab_size} tokens from {documents} documents ({bytes} bytes), {bytes_per_token:.2} bytes a token\n"
+                ))?;
             }
         }
         Command::Encode { tokenizer, text, special } => {

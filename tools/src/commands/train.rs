@@ -42,11 +42,16 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
     let config = config(args, &tokenizer)?;
     let source = Source::open(&args.data)?;
     let corpus = Corpus::tokenize(&source, &tokenizer, args.validation, args.seed)?;
-    let unigram = (corpus.val.tokens.len() > 1).then(|| {
-        bits_per_byte(unigram_nats(&corpus.train, &corpus.val, config.vocab_size), corpus.val.bytes)
-    });
+    let unigram = (corpus.val.tokens.len() > 1)
+        .then(|| bits_per_byte(unigram_nats(&corpus.train, &corpus.val, config.vocab_size), corpus.val.bytes));
     let s = &corpus.summary;
-    eprintln!("data: {} documents, {} bytes, {} tokens to train on, {} held out", s.documents, s.bytes, corpus.train.tokens.len(), corpus.val.tokens.len());
+    eprintln!(
+        "data: {} documents, {} bytes, {} tokens to train on, {} held out",
+        s.documents,
+        s.bytes,
+        corpus.train.tokens.len(),
+        corpus.val.tokens.len()
+    );
     let device = open::device(global)?;
     let stop = stop_on_signal()?;
     let mut settings = settings(args);
@@ -72,7 +77,11 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
         planned_bytes: run.planned(),
         used_bytes: device.backend().memory().buffers,
     };
-    if global.json { output::json(&report)? } else { output::print(&text(&report))? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&text(&report))?
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -165,7 +174,12 @@ fn watch(run: &mut Run, stop: &AtomicBool) -> Result<(End, Watched)> {
         }
         Event::Evaluated(e) => {
             watched.evaluation = Some(*e);
-            bar.suspend(|| eprintln!("step {}: held-out {:.3} bits per byte, perplexity {:.1}", e.step, e.bits_per_byte, e.perplexity));
+            bar.suspend(|| {
+                eprintln!(
+                    "step {}: held-out {:.3} bits per byte, perplexity {:.1}",
+                    e.step, e.bits_per_byte, e.perplexity
+                )
+            });
         }
         Event::Saved(step) => tracing::info!(step, "checkpoint"),
     })?;

@@ -8,7 +8,11 @@ use std::process::ExitCode;
 pub(crate) fn run(global: &Global, args: &Validate) -> Result<ExitCode> {
     let device = open::device(global)?;
     let report = tritter::validate::validate(&args.folder, &device)?;
-    if global.json { output::json(&report)? } else { output::print(&report.to_string())? }
+    if global.json {
+        output::json(&report)?
+    } else {
+        output::print(&report.to_string())?
+    }
     match report.outcome() {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(why) => {

@@ -1,8 +1,8 @@
 //! Small dense tiles in scratch memory, and what fills them: the inner loops of all attention rows.
 
-use crate::cpu::vector;
 use crate::dtype::DType;
 use crate::op::Args;
+use crate::ops::dense_gemm::{Extents, Matrix, gemm};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -26,36 +26,9 @@ pub(crate) fn padded_columns(n: usize) -> usize {
 }
 
 /// `c[r,n] += a[r,k] · b[k,n]`, row-major without gaps, `r` padded for rows and `n` for columns.
-/// Every element is summed over `k` in order.
 pub(crate) fn multiply_add(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
-    vector::widest(|| multiply_add_lanes(c, a, b, k, n));
-}
-
-#[inline(always)]
-fn multiply_add_lanes(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
-    const WIDE: usize = REGISTER.1;
-    for (c, a) in c.chunks_exact_mut(REGISTER.0 * n).zip(a.chunks_exact(REGISTER.0 * k)) {
-        let (a0, a) = a.split_at(k);
-        let (a1, a) = a.split_at(k);
-        let (a2, a3) = a.split_at(k);
-        for j in 0..n / WIDE {
-            let mut sums = [[0f32; WIDE]; REGISTER.0];
-            let rows = a0.iter().zip(a1).zip(a2).zip(a3).zip(b.chunks_exact(n));
-            for ((((a0, a1), a2), a3), b) in rows {
-                let b = &b.as_chunks::<WIDE>().0[j];
-                for (sums, a) in sums.iter_mut().zip([a0, a1, a2, a3]) {
-                    for (sum, b) in sums.iter_mut().zip(b) {
-                        *sum += a * b;
-                    }
-                }
-            }
-            for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
-                for (c, sum) in c.as_chunks_mut::<WIDE>().0[j].iter_mut().zip(sums) {
-                    *c += sum;
-                }
-            }
-        }
-    }
+    let m = (c.len() / n).min(a.len() / k);
+    gemm(c, n, Extents { m, n, depth: k }, Matrix { data: a, row: k, col: 1 }, Matrix { data: b, row: n, col: 1 }, true);
 }
 
 /// Keys or values as they are stored.
