@@ -11,11 +11,7 @@ use tritter_runtime::{Device, cpu};
 
 fn rows(criterion: &mut Criterion) {
     let mut devices = vec![cpu::open()];
-    if let Ok(device) = Device::open("auto") {
-        if device.caps().backend != "cpu" {
-            devices.push(device);
-        }
-    }
+    devices.extend(Device::open("auto").ok().filter(|device| device.caps().backend != "cpu"));
     for device in devices {
         for row in Row::all() {
             for case in (row.cases)(Size::Bench) {

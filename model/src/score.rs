@@ -42,7 +42,7 @@ impl Scorer {
     /// Runs `batch` sequences of equal length, laid end to end; gives logits `[M, V]`.
     pub fn run(&self, ids: &[u32], batch: usize) -> Result<Vec<f32>> {
         let m = self.stream.len();
-        if ids.len() != m || batch == 0 || m % batch != 0 {
+        if ids.len() != m || batch == 0 || !m.is_multiple_of(batch) {
             return Err(Error::Context { needed: ids.len(), available: m });
         }
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab) {

@@ -1,5 +1,6 @@
 //! Shared pieces of the tests of every op on every device, golden files and whole programs.
 
+pub mod program;
 pub mod translate;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -8,7 +8,7 @@ use tritter_tests::translate::translate_everywhere;
 
 fn capabilities(choice: &Choice) -> naga::valid::Capabilities {
     use naga::valid::Capabilities;
-    let mut capabilities = Capabilities::IMMEDIATES;
+    let mut capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, choice.needs.f16);
     capabilities.set(Capabilities::SUBGROUP, choice.needs.subgroups);
     capabilities

@@ -214,7 +214,7 @@ impl Run {
             _ => fresh(&corpus, settings)?,
         };
         let s = &progress.settings;
-        let batches = Batches::resume(corpus.train.clone(), s.batch, s.context, progress.data.clone())?;
+        let batches = Batches::resume(corpus.train.clone(), s.batch, s.context, progress.data)?;
         if let (Some(folder), None) = (&folder, committed) {
             folder.describe(config, tokenizer)?;
         }

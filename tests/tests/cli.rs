@@ -1,0 +1,470 @@
+//! The executable as a whole: help, errors, JSON, and what its commands promise of each other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use tempfile::{TempDir, tempdir};
+use tritter_runtime::random::Random;
+use tritter_tests::fresh_seed;
+use tritter_tests::program::{copy, fed, fixture, listing, made, on_cpu, succeeds, text, tritter};
+
+fn name(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Status 1, one line that starts with `error:` and holds the words, and no file changed.
+fn fails(arguments: &[&str], folder: &Path, words: &[&str]) {
+    let before = listing(folder);
+    let output = on_cpu(arguments);
+    one_error(arguments, &output, words);
+    assert!(output.stdout.is_empty(), "{arguments:?} printed {}", String::from_utf8_lossy(&output.stdout));
+    assert!(before == listing(folder), "{arguments:?} changed files of {}", folder.display());
+}
+
+fn one_error(arguments: &[&str], output: &Output, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    let said = ["error: ", "device: ", "data: ", "memory: ", "note: ", "seed: "];
+    assert!(
+        stderr.lines().all(|l| said.iter().any(|s| l.starts_with(s))),
+        "{arguments:?}: more than one line: {stderr}"
+    );
+    let errors: Vec<&str> = stderr.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{arguments:?}: {stderr}");
+    assert!(stderr.lines().last() == errors.last().copied(), "{arguments:?}: the error is not the last line: {stderr}");
+    for word in words {
+        assert!(errors[0].contains(word), "{arguments:?}: `{word}` is not in: {}", errors[0]);
+    }
+    assert!(errors[0].matches("(os error").count() <= 1, "{arguments:?}: the cause is said twice: {}", errors[0]);
+}
+
+/// Changes the text of a file; it must be there.
+fn replace(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{} has no `{from}`", file.display());
+    fs::write(file, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Changes the header of `model.safetensors`.
+fn header(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let file = folder.join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut value: Value = serde_json::from_slice(&bytes[8..end]).unwrap();
+    change(&mut value);
+    let json = serde_json::to_vec(&value).unwrap();
+    fs::write(&file, [&(json.len() as u64).to_le_bytes(), json.as_slice(), &bytes[end..]].concat()).unwrap();
+}
+
+/// Opens a broken copy of `bitnet_online`.
+fn opening_fails(folder: &TempDir, words: &[&str]) {
+    let path = name(folder.path());
+    fails(&["bench", "decode", path, "--prompt", "2", "--tokens", "2"], folder.path(), words);
+    let out = tempdir().unwrap();
+    fails(&["pack", path, name(&out.path().join("packed"))], folder.path(), words);
+    assert!(listing(out.path()).is_empty(), "a failed `pack` left files");
+}
+
+/// One JSON object and nothing else.
+fn object(stdout: &[u8]) -> serde_json::Map<String, Value> {
+    let value: Value =
+        serde_json::from_slice(stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(stdout)));
+    value.as_object().expect("an object").clone()
+}
+
+fn json(arguments: &[&str], keys: &[&str]) -> serde_json::Map<String, Value> {
+    let object = object(&succeeds(&[arguments, &["--json"]].concat()));
+    for key in keys {
+        assert!(object.contains_key(*key), "{arguments:?}: no `{key}` in {:?}", object.keys());
+    }
+    object
+}
+
+fn train<'a>(data: &'a str, tokenizer: &'a str, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let shape = ["--preset", "test", "--batch", "1", "--context", "32"];
+    [&["train", "--data", data, "--tokenizer", tokenizer, "--out", out], &shape[..], more].concat()
+}
+
+#[test]
+fn help_of_every_command_describes_it() {
+    let commands = [
+        "",
+        "demo",
+        "train",
+        "generate",
+        "tokenizer",
+        "tokenizer train",
+        "tokenizer encode",
+        "tokenizer decode",
+        "devices",
+        "check",
+        "bench",
+        "bench kernels",
+        "bench decode",
+        "bench train",
+        "plan",
+        "pack",
+        "unpack",
+        "validate",
+    ];
+    for command in commands {
+        let output = tritter().args(command.split_whitespace()).arg("--help").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        let help = String::from_utf8(output.stdout).unwrap();
+        let first = help.lines().next().unwrap_or_default();
+        assert!(first.len() > 8 && !first.starts_with("Usage"), "{command}: no description: {help}");
+        assert!(help.contains("Usage: tritter") && help.contains("--device"), "{command}: {help}");
+        if ["", "demo", "train", "generate", "plan"].contains(&command) {
+            let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command}: no example: {help}"));
+            assert!(example.contains(format!("tritter {command}").trim_end()), "{command}: {help}");
+        }
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_two() {
+    let cases: [&[&str]; 6] = [
+        &[],
+        &["nonsense"],
+        &["generate"],
+        &["train", "--steps", "x"],
+        &["plan", "test", "--nonsense"],
+        &["tokenizer", "decode", "t", "x"],
+    ];
+    for arguments in cases {
+        let output = tritter().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("help"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let check = |device: &str, words: &[&str]| {
+        let arguments = ["check", "--row", "add", "--device", device];
+        one_error(&arguments, &tritter().args(arguments).output().unwrap(), words);
+    };
+    check("nonsense", &["unknown device", "`nonsense`", "cpu"]);
+    check("wgpu:99", &["`wgpu:99`", "not available"]);
+    let devices = object(&tritter().args(["devices", "--json"]).output().unwrap().stdout);
+    let cuda = |d: &Value| d["id"].as_str().is_some_and(|id| id.starts_with("cuda"));
+    if !devices["devices"].as_array().unwrap().iter().any(cuda) {
+        check("cuda", &["`cuda`"]);
+    }
+}
+
+#[test]
+fn models_that_are_not_there() {
+    let folder = tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let words = ["missing"];
+    for command in ["generate", "validate", "plan"] {
+        fails(&[command, name(&missing)], folder.path(), &words);
+    }
+    fails(&["pack", name(&missing), name(&folder.path().join("out"))], folder.path(), &words);
+    fails(&["generate", "125M", "The"], folder.path(), &["`125M`", "preset", "folder"]);
+    fails(&["check", "--row", "nonsense"], folder.path(), &["nonsense"]);
+}
+
+#[test]
+fn broken_weight_files() {
+    let tensor = "model.layers.0.self_attn.k_proj.weight";
+    let broken = |change: &dyn Fn(&Path), words: &[&str]| {
+        let folder = fixture("bitnet_online");
+        change(folder.path());
+        opening_fails(&folder, words);
+    };
+    let file = |folder: &Path| folder.join("model.safetensors");
+    let cut = |length: usize| {
+        move |folder: &Path| {
+            let bytes = fs::read(file(folder)).unwrap();
+            fs::write(file(folder), &bytes[..length]).unwrap();
+        }
+    };
+    for length in [0, 7, 100] {
+        broken(&cut(length), &["model.safetensors"]);
+    }
+    broken(&cut(500_000), &["model.safetensors", "tensor", "cut short"]);
+    let huge = |folder: &Path| {
+        let bytes = fs::read(file(folder)).unwrap();
+        fs::write(file(folder), [&(1u64 << 60).to_le_bytes(), &bytes[8..]].concat()).unwrap();
+    };
+    broken(&huge, &["model.safetensors", "header", "1152921504606846976"]);
+    let turned = |folder: &Path| header(folder, |h| h[tensor]["shape"].as_array_mut().unwrap().reverse());
+    broken(&turned, &["model.safetensors", tensor, "[96, 32]", "[32, 96]"]);
+    let integers = |folder: &Path| header(folder, |h| h[tensor]["dtype"] = "I32".into());
+    broken(&integers, &["model.safetensors", tensor, "I32", "F32"]);
+    let renamed = |folder: &Path| {
+        header(folder, |h| {
+            let entry = h.as_object_mut().unwrap().remove(tensor).unwrap();
+            h["another.weight"] = entry;
+        });
+    };
+    broken(&renamed, &["model.safetensors", tensor, "missing"]);
+    let gap = |folder: &Path| header(folder, |h| drop(h.as_object_mut().unwrap().remove(tensor)));
+    broken(&gap, &["model.safetensors", "gap"]);
+    let shard = |folder: &Path| {
+        fs::remove_file(file(folder)).unwrap();
+        let index = r#"{"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
+        fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    };
+    broken(&shard, &["model.safetensors.index.json", "model-00001-of-00002.safetensors", "missing"]);
+    broken(&|folder| fs::remove_file(file(folder)).unwrap(), &["model.safetensors"]);
+}
+
+#[test]
+fn validate_names_what_is_wrong() {
+    let folder = fixture("bitnet_online");
+    header(folder.path(), |h| h["model.layers.0.self_attn.k_proj.weight"]["shape"].as_array_mut().unwrap().reverse());
+    let before = listing(folder.path());
+    let arguments = ["validate", name(folder.path())];
+    let output = on_cpu(&arguments);
+    one_error(&arguments, &output, &[name(folder.path()), "checks failed"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("k_proj.weight"));
+    assert!(before == listing(folder.path()));
+}
+
+#[test]
+fn impossible_configs() {
+    let changes = [
+        ("\"num_attention_heads\": 6", "\"num_attention_heads\": 7", "num_attention_heads"),
+        ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4", "num_key_value_heads"),
+        ("\"hidden_size\": 96", "\"hidden_size\": 0", "hidden_size"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 0", "num_hidden_layers"),
+        ("\"vocab_size\": 512", "\"vocab_size\": 0", "vocab_size"),
+        ("\"vocab_size\": 512", "\"vocab_size\": \"many\"", "vocab_size"),
+        ("\"vocab_size\": 512", "\"nonsense\": 512", "vocab_size"),
+        ("\"hidden_size\": 96", "\"hidden_size\": 99999999999999", "hidden_size"),
+        ("\"model_type\": \"bitnet\"", "\"model_type\": \"nonsense\"", "nonsense"),
+    ];
+    for (from, to, field) in changes {
+        let folder = fixture("bitnet_online");
+        replace(&folder.path().join("config.json"), from, to);
+        let path = name(folder.path());
+        for arguments in [vec!["plan", path], vec!["validate", path]] {
+            fails(&arguments, folder.path(), &["config.json", field]);
+        }
+        opening_fails(&folder, &["config.json", field]);
+    }
+    let folder = fixture("bitnet_online");
+    fs::write(folder.path().join("config.json"), "{\"vocab_size\": ").unwrap();
+    opening_fails(&folder, &["config.json", "JSON"]);
+}
+
+#[test]
+fn tokenizers_that_do_not_fit() {
+    let folder = copy(&made().run);
+    replace(&folder.path().join("config.json"), "\"vocab_size\": 320", "\"vocab_size\": 300");
+    fails(&["generate", name(folder.path()), "The"], folder.path(), &["tokenizer.json", "319", "300"]);
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    fails(&["generate", name(folder.path()), "The"], folder.path(), &["tokenizer.json"]);
+    fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    fails(&["generate", name(folder.path()), "The"], folder.path(), &["tokenizer.json"]);
+    fails(&["tokenizer", "decode", name(&made().tokenizer), "99999"], folder.path(), &["tokenizer.json", "99999"]);
+}
+
+#[test]
+fn data_that_cannot_be_used() {
+    let folder = tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    put("empty.txt", b"");
+    put("binary.txt", &[0, 159, 146, 150, 255, 0, 7].repeat(100));
+    put("broken.jsonl", b"{\"text\": \"a b\"}\n{\"text\": \n");
+    put("other.jsonl", b"{\"text\": \"a b\"}\n\n{\"words\": \"a b\"}\n");
+    fs::create_dir(folder.path().join("nothing")).unwrap();
+    let cases: [(&str, &[&str]); 6] = [
+        ("empty.txt", &["empty.txt", "no text"]),
+        ("binary.txt", &["binary.txt", "UTF-8"]),
+        ("broken.jsonl", &["broken.jsonl:2", "text"]),
+        ("other.jsonl", &["other.jsonl:3", "text"]),
+        ("missing.txt", &["missing.txt", "open"]),
+        ("nothing", &["nothing", "no files"]),
+    ];
+    for (file, words) in cases {
+        let [data, out, run] = [file, "out.json", "run"].map(|name| folder.path().join(name));
+        fails(&["tokenizer", "train", name(&data), "--out", name(&out)], folder.path(), words);
+        let arguments = train(name(&data), name(&made().tokenizer), name(&run), &["--steps", "1"]);
+        fails(&arguments, folder.path(), words);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn data_that_may_not_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("secret.txt");
+    fs::write(&file, "text").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    if fs::read(&file).is_err() {
+        let out = folder.path().join("tokenizer.json");
+        fails(&["tokenizer", "train", name(&file), "--out", name(&out)], folder.path(), &["secret.txt", "ermission"]);
+    }
+}
+
+#[test]
+fn contexts_that_are_too_small_or_too_large() {
+    let run = name(&made().run);
+    fails(&["generate", run, "The", "-n", "200000"], &made().run, &["131072", "max_position_embeddings"]);
+    fails(&["generate", run, "The", "-n", "1", "--context", "200000"], &made().run, &["200000", "131072"]);
+    fails(
+        &["generate", run, "The river ran over the stones", "-n", "1", "--context", "3"],
+        &made().run,
+        &["--context"],
+    );
+    fails(&["plan", run, "--context", "200000"], &made().run, &["200000", "131072"]);
+    let out = tempdir().unwrap();
+    let (data, out_run) = (text(), out.path().join("run"));
+    let base = ["train", "--data", name(&data), "--tokenizer", name(&made().tokenizer), "--out", name(&out_run)];
+    fails(&[&base[..], &["--context", "1000000"]].concat(), out.path(), &["context", "1000000", "131072"]);
+    fails(&[&base[..], &["--context", "1"]].concat(), out.path(), &["context", "2 tokens"]);
+}
+
+#[test]
+fn packing_what_cannot_be_packed() {
+    let out = tempdir().unwrap();
+    let packed = out.path().join("packed");
+    let dense = fixture("llama3");
+    fails(&["pack", name(dense.path()), name(&packed)], out.path(), &[name(dense.path()), "ternary"]);
+    fails(&["unpack", name(&made().run), name(&packed)], out.path(), &[name(&made().run), "not packed"]);
+    fs::write(out.path().join("notes.txt"), "mine").unwrap();
+    fails(&["pack", name(&made().run), name(out.path())], out.path(), &[name(out.path()), "not empty"]);
+    let offline = fixture("bitnet_packed");
+    fails(&["unpack", name(offline.path()), name(out.path())], out.path(), &[name(out.path()), "not empty"]);
+}
+
+#[test]
+fn runs_are_not_overwritten() {
+    let run = copy(&made().run);
+    let (path, data, tokenizer) = (run.path(), text(), name(&made().tokenizer));
+    let data = name(&data);
+    let go_on = |more: &[&str], words: &[&str]| fails(&train(data, tokenizer, name(path), more), path, words);
+    go_on(&["--steps", "4"], &[name(path), "model.safetensors", "resume"]);
+    go_on(&["--steps", "4", "--resume", "--seed", "9"], &[name(path), "seed"]);
+    go_on(&["--steps", "4", "--resume", "--lr", "0.5"], &[name(path), "lr"]);
+    go_on(&["--steps", "4", "--resume", "--arch", "tritter"], &[name(path), "config.json"]);
+    go_on(&["--steps", "1", "--resume"], &[name(path), "2 steps"]);
+    let mut other = train(data, tokenizer, name(path), &["--steps", "4", "--resume"]);
+    let place = other.iter().position(|a| *a == "--batch").unwrap();
+    other[place + 1] = "2";
+    fails(&other, path, &[name(path), "batch"]);
+    let changed = tempdir().unwrap();
+    let file = changed.path().join("other.txt");
+    fs::write(&file, fs::read_to_string(text()).unwrap().to_uppercase()).unwrap();
+    fails(&train(name(&file), tokenizer, name(path), &["--steps", "4", "--resume"]), path, &[name(path), "text"]);
+    let nowhere = changed.path().join("nowhere");
+    let arguments = train(data, tokenizer, name(&nowhere), &["--steps", "4", "--resume"]);
+    fails(&arguments, changed.path(), &["nowhere", "no such folder"]);
+    fails(
+        &["tokenizer", "train", data, "--out", name(&path.join("tokenizer.json"))],
+        path,
+        &["tokenizer.json", "exists"],
+    );
+}
+
+#[test]
+fn json_is_one_object() {
+    let out = tempdir().unwrap();
+    let (data, run, packed, tokenizer) =
+        (text(), out.path().join("run"), out.path().join("packed"), out.path().join("t.json"));
+    let [data, run, packed, tokenizer] = [&data, &run, &packed, &tokenizer].map(|p| name(p));
+    json(&["devices"], &["devices", "auto", "reason"]);
+    let check = json(&["check", "--row", "add", "--seed", "5"], &["device", "seed", "checks", "passed"]);
+    assert!(check["seed"] == 5 && check["failed"] == 0 && check["passed"].as_u64() > Some(0));
+    json(&["plan", "test", "--context", "64"], &["model", "parameters", "parts", "total"]);
+    let trained = json(&["tokenizer", "train", data, "--out", tokenizer, "--vocab", "320"], &["file", "tokens"]);
+    assert_eq!(trained["vocab_size"], 320);
+    assert!(json(&["tokenizer", "encode", tokenizer, "The river"], &["ids"])["ids"].is_array());
+    let report =
+        json(&train(data, tokenizer, run, &["--steps", "2"]), &["out", "device", "last_loss", "bits_per_byte"]);
+    assert_eq!(report["steps"], 2);
+    let report = json(&["generate", run, "The", "-n", "3", "--ignore-eos"], &["text", "ids", "seed", "prompt_tokens"]);
+    assert_eq!(report["generated_tokens"], 3);
+    json(&["pack", run, packed], &["model", "out", "bytes_before", "bytes_after"]);
+    let report = json(&["validate", name(fixture("bitnet_packed").path())], &["device", "checks", "passed"]);
+    assert!(report["failed"] == 0 && report["passed"].as_u64() > Some(10));
+}
+
+#[test]
+fn a_tokenizer_keeps_all_bytes() {
+    let seed = fresh_seed();
+    let mut random = Random::new(seed);
+    let tokenizer = name(&made().tokenizer);
+    let mut inputs =
+        vec![Vec::new(), b"\xff\xfe\x00 a\r\n".to_vec(), "naïve 川 👩‍🚀\u{0}".into(), fs::read(text()).unwrap()];
+    inputs.extend((0..3).map(|i| (0..1 + i * 700).map(|_| random.below(256) as u8).collect()));
+    for bytes in inputs {
+        let ids = fed(&["tokenizer", "encode", tokenizer], &bytes);
+        assert!(ids.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&ids.stderr));
+        let back = fed(&["tokenizer", "decode", tokenizer], &ids.stdout);
+        assert!(back.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&back.stderr));
+        assert!(back.stdout == bytes, "seed {seed}: {} bytes came back otherwise", bytes.len());
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let seed = (fresh_seed() % 1_000_000).to_string();
+    let sampled = |seed: &str| {
+        let arguments = [
+            "generate",
+            name(&made().run),
+            "The river",
+            "-n",
+            "40",
+            "--ignore-eos",
+            "--temperature",
+            "1",
+            "--seed",
+            seed,
+        ];
+        json(&arguments, &[])["ids"].clone()
+    };
+    let first = sampled(&seed);
+    assert_eq!(first.as_array().unwrap().len(), 40);
+    assert_eq!(first, sampled(&seed), "seed {seed}");
+    let other = (0..4).map(|i| sampled(&format!("{seed}{i}")));
+    assert!(other.into_iter().any(|ids| ids != first), "seed {seed} and four others give the same");
+}
+
+fn greedy(model: &Path, prompt: &str, threads: &str) -> Value {
+    let arguments = ["generate", name(model), prompt, "-n", "24", "--ignore-eos", "--temperature", "0", "-t", threads];
+    json(&arguments, &[])["ids"].clone()
+}
+
+#[test]
+fn greedy_text_does_not_depend_on_threads_or_packing() {
+    let out = tempdir().unwrap();
+    let (packed, dense) = (out.path().join("packed"), out.path().join("dense"));
+    let first = greedy(&made().run, "The river", "1");
+    assert_eq!(first.as_array().unwrap().len(), 24);
+    assert_eq!(first, greedy(&made().run, "The river", "3"));
+    let report = json(&["pack", name(&made().run), name(&packed)], &[]);
+    assert!(report["bytes_after"].as_u64().unwrap() * 8 < report["bytes_before"].as_u64().unwrap());
+    assert_eq!(first, greedy(&packed, "The river", "2"));
+    assert!(listing(&packed).keys().all(|f| !name(f).contains("state-")), "a packed folder needs no optimiser state");
+    succeeds(&["unpack", name(&packed), name(&dense)]);
+    assert_eq!(greedy(&dense, "The river", "2").as_array().unwrap().len(), 24);
+}
+
+#[test]
+fn prompts_come_from_standard_input_too() {
+    let run = name(&made().run);
+    let arguments = ["generate", run, "-n", "5", "--ignore-eos", "--temperature", "0", "--json"];
+    let piped = fed(&arguments, "The rivér\n".as_bytes());
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    let piped = object(&piped.stdout);
+    assert_eq!(piped["prompt"], "The rivér");
+    assert_eq!(piped["generated_tokens"], 5);
+    let named = json(&["generate", run, "The rivér", "-n", "5", "--ignore-eos", "--temperature", "0"], &[]);
+    assert_eq!(piped["ids"], named["ids"]);
+    let bad = fed(&["generate", run, "-n", "5"], b"\xff\xff");
+    one_error(&["generate (from standard input)"], &bad, &["standard input", "UTF-8"]);
+    let plain = succeeds(&["generate", run, "The river", "-n", "2", "--ignore-eos"]);
+    assert!(plain.starts_with(b"The river") && plain.ends_with(b"\n"));
+}
