@@ -300,7 +300,7 @@ fn data_that_may_not_be_read() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("secret.txt");
     fs::write(&file, "text").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&file).is_err() {
         let out = folder.path().join("tokenizer.json");
         fails(&["tokenizer", "train", name(&file), "--out", name(&out)], folder.path(), &["secret.txt", "ermission"]);
@@ -357,9 +357,8 @@ fn runs_are_not_overwritten() {
     let file = changed.path().join("other.txt");
     fs::write(&file, fs::read_to_string(text()).unwrap().to_uppercase()).unwrap();
     fails(&train(name(&file), tokenizer, name(path), &["--steps", "4", "--resume"]), path, &[name(path), "text"]);
-    let nowhere = changed.path().join("nowhere");
-    let arguments = train(data, tokenizer, name(&nowhere), &["--steps", "4", "--resume"]);
-    fails(&arguments, changed.path(), &["nowhere", "no such folder"]);
+    let arguments = train(data, tokenizer, name(&file), &["--steps", "4", "--resume"]);
+    fails(&arguments, changed.path(), &["other.txt", "not a folder"]);
     fails(
         &["tokenizer", "train", data, "--out", name(&path.join("tokenizer.json"))],
         path,

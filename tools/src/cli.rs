@@ -185,7 +185,7 @@ pub(crate) struct Generate {
     #[arg(short, long, value_name = "N")]
     pub(crate) context: Option<usize>,
     /// 0 is greedy [default: of generation_config.json]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Keep the K most likely tokens; 0 keeps all
     #[arg(long, value_name = "K")]

@@ -30,7 +30,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates a folder for a new run; refuses one that already holds a model or a run.
+    /// A folder for a new run; refuses one that already holds a model or a run. The folder is made
+    /// when the run starts, so that a wrong setting leaves nothing behind.
     pub fn create(path: &Path) -> Result<RunFolder> {
         let folder = RunFolder { path: path.to_path_buf() };
         for name in [SINGLE_FILE, "config.json", "model.safetensors.index.json"] {
@@ -41,14 +42,14 @@ impl RunFolder {
         if let Some(step) = folder.states()?.first() {
             return Err(Error::Occupied { path: path.to_path_buf(), found: state_name(*step) });
         }
-        std::fs::create_dir_all(path).map_err(|source| Error::io(path, "create", source))?;
         Ok(folder)
     }
 
-    /// Opens the folder of a run that is to go on.
+    /// The folder of a run that is to go on. Where nothing is committed (the run was stopped before its
+    /// first checkpoint, perhaps before the folder was made), it starts from the beginning.
     pub fn open(path: &Path) -> Result<RunFolder> {
-        if !path.is_dir() {
-            return Err(Error::NoRun { path: path.to_path_buf(), why: "there is no such folder".into() });
+        if path.exists() && !path.is_dir() {
+            return Err(Error::NoRun { path: path.to_path_buf(), why: "it is a file, not a folder".into() });
         }
         Ok(RunFolder { path: path.to_path_buf() })
     }
@@ -60,6 +61,7 @@ impl RunFolder {
 
     /// Writes what a model folder has beside weights.
     pub fn describe(&self, config: &Config, tokenizer: &Tokenizer) -> Result<()> {
+        std::fs::create_dir_all(&self.path).map_err(|source| Error::io(&self.path, "create", source))?;
         tokenizer.save_folder(&self.path)?;
         let generation =
             GenerationConfig { eos_token_ids: config.eos_token_ids.clone(), ..GenerationConfig::default() };

@@ -2,7 +2,7 @@
 
 use crate::cli::{Check, Global};
 use crate::{open, output};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +38,10 @@ pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
     if args.coverage {
         return coverage(global);
     }
+    let wanted = args.row.as_deref().unwrap_or("");
+    if !Row::all().iter().any(|row| row.name.contains(wanted)) {
+        bail!("no row has `{wanted}` in its name; `tritter check --coverage` lists them");
+    }
     let device = open::device(global)?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     let mut checks = Vec::new();
@@ -56,7 +60,6 @@ pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
             fault: f.fault.clone(),
         });
     };
-    let wanted = args.row.as_deref().unwrap_or("");
     let (passed, failed) = check_rows(&device, seed, |row| row.name.contains(wanted), &mut report)?;
     if global.json {
         output::json(&Report { device: device.label(), seed, checks, passed, failed })?;

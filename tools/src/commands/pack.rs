@@ -34,9 +34,10 @@ pub(crate) fn pack(global: &Global, args: &Pack) -> Result<ExitCode> {
         );
     }
     let folder = opened.folder()?.clone();
-    fresh(&args.out)?;
+    unoccupied(&args.out)?;
     let device = open::device(global)?;
     let model = opened.load(&device, PROBE)?;
+    fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;
     let floats = if args.bf16 { Floats::Bf16 } else { Floats::F32 };
     write_packed(&args.out, &model, &device, floats)?;
@@ -59,9 +60,10 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
         );
     }
     let folder = opened.folder()?.clone();
-    fresh(&args.out)?;
+    unoccupied(&args.out)?;
     let device = open::device(global)?;
     let model = opened.load(&device, PROBE)?;
+    fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;
     let config = Config { quantization: Quantization::None, ..opened.config.clone() };
     write_unpacked(&args.out, &model, &device, &config)?;
@@ -101,11 +103,17 @@ fn report(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the folder; refuses one with content.
-pub(crate) fn fresh(out: &Path) -> Result<()> {
+/// Refuses a folder with content.
+fn unoccupied(out: &Path) -> Result<()> {
     if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; nothing is overwritten, choose another folder", out.display());
     }
+    Ok(())
+}
+
+/// Creates a folder; refuses one with content.
+pub(crate) fn fresh(out: &Path) -> Result<()> {
+    unoccupied(out)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))
 }
 

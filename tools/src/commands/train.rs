@@ -58,8 +58,10 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
     settings.rates.warmup = warmup(args, &folder)?;
     let start = Start { config: &config, tokenizer: &tokenizer, corpus, settings, folder: Some(folder) };
     let mut run = Run::new(&device, start, args.resume)?;
-    if run.progress().step > 0 {
-        eprintln!("resuming after step {}", run.progress().step);
+    match (args.resume, run.progress().step) {
+        (false, _) => {}
+        (true, 0) => eprintln!("{}: no step is committed yet, starting from the beginning", args.out.display()),
+        (true, step) => eprintln!("resuming after step {step}"),
     }
     eprintln!("memory: {} planned, {} in use", bytes(run.planned()), bytes(device.backend().memory().buffers));
     let (end, watched) = watch(&mut run, &stop)?;

@@ -16,7 +16,7 @@ pub(crate) fn run(global: &Global, args: &Validate) -> Result<ExitCode> {
     match report.outcome() {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(why) => {
-            eprintln!("{}: {why}", args.folder.display());
+            eprintln!("error: {why}");
             Ok(ExitCode::from(1))
         }
     }
