@@ -1,89 +1,124 @@
-//! Loading the driver library and asking for its version.
-#![allow(unsafe_code)]
+//! What the backend asks of a CUDA driver.
+//!
+//! Two types implement it: the real driver ([`crate::nvidia`]) and, in tests, the emulator that runs
+//! the very same kernel sources on the CPU. Everything above this trait (variants, launch geometry,
+//! memory, programs) is therefore tested on machines without a card. All calls go to one stream:
+//! they take effect in order, and only those that say so wait.
 
-use libloading::Library;
-use std::ffi::c_int;
+use std::fmt;
+use std::time::Duration;
 
-/// What the probe found.
+/// An address on the device.
+pub type Address = u64;
+
+/// What a driver reports of its device.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Name of the card.
+    pub name: String,
+    /// Driver version and how kernels are had, for people.
+    pub driver: String,
+    /// Compute capability, e.g. `(12, 0)`.
+    pub compute: (u32, u32),
+    /// Streaming multiprocessors.
+    pub processors: u32,
+    /// Not a card: the test emulator.
+    pub emulated: bool,
+}
+
+/// Why a driver call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// A driver that initialises and has a device.
-    Driver {
-        /// CUDA version that it supports, e.g. `12.9`.
-        version: String,
-    },
-    /// No usable driver.
-    Absent {
-        /// Why, as a sentence.
-        why: String,
-    },
+pub enum Fault {
+    /// Not enough memory for an allocation.
+    OutOfMemory,
+    /// The device or its context is unusable from now on.
+    Lost(String),
+    /// Anything else, in the driver's words.
+    Failed(String),
 }
 
-#[cfg(windows)]
-const NAMES: &[&str] = &["nvcuda.dll"];
-#[cfg(not(windows))]
-const NAMES: &[&str] = &["libcuda.so.1", "libcuda.so"];
-
-/// `CUresult fn(unsigned)`, `CUresult fn(int *)`.
-type Init = unsafe extern "C" fn(u32) -> c_int;
-type Query = unsafe extern "C" fn(*mut c_int) -> c_int;
-
-/// Looks for an NVIDIA driver. Never panics and creates no context.
-pub fn probe() -> Probe {
-    match ask() {
-        Ok(version) => Probe::Driver { version },
-        Err(why) => Probe::Absent { why },
-    }
-}
-
-fn ask() -> Result<String, String> {
-    let library = NAMES.iter().find_map(|name| {
-        // SAFETY: the names are those of NVIDIA's driver library, whose initialisers have no
-        // preconditions; nothing else is loaded.
-        unsafe { Library::new(*name) }.ok()
-    });
-    let library = library.ok_or_else(|| format!("no NVIDIA driver ({} cannot be loaded)", NAMES[0]))?;
-    // SAFETY: `cuInit`, `cuDriverGetVersion` and `cuDeviceGetCount` have had these C signatures since
-    // CUDA 2.0; the symbols do not outlive `library`.
-    let (init, version, count) = unsafe {
-        let symbol =
-            |name: &[u8]| library.get::<Query>(name).map_err(|e| format!("the NVIDIA driver lacks a function: {e}"));
-        let init = library.get::<Init>(b"cuInit\0").map_err(|e| format!("the NVIDIA driver lacks a function: {e}"))?;
-        (init, symbol(b"cuDriverGetVersion\0")?, symbol(b"cuDeviceGetCount\0")?)
-    };
-    // SAFETY: 0 is the only flag that `cuInit` accepts.
-    let code = unsafe { init(0) };
-    if code != 0 {
-        return Err(format!("the NVIDIA driver does not start (cuInit gives error {code})"));
-    }
-    let devices = query(&count, "cuDeviceGetCount")?;
-    if devices == 0 {
-        return Err("the NVIDIA driver finds no device".into());
-    }
-    let version = query(&version, "cuDriverGetVersion")?;
-    Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
-}
-
-fn query(function: &Query, name: &str) -> Result<c_int, String> {
-    let mut value = 0;
-    // SAFETY: both functions write one int through the pointer, which is valid for the call.
-    match unsafe { function(&raw mut value) } {
-        0 => Ok(value),
-        code => Err(format!("the NVIDIA driver fails ({name} gives error {code})")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_probe_answers_with_a_version_or_a_reason() {
-        match probe() {
-            Probe::Driver { version } => {
-                assert!(version.split('.').all(|part| part.parse::<u32>().is_ok()), "{version}")
-            }
-            Probe::Absent { why } => assert!(why.contains("NVIDIA"), "{why}"),
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::OutOfMemory => f.write_str("out of memory"),
+            Fault::Lost(message) | Fault::Failed(message) => f.write_str(message),
         }
     }
+}
+
+/// Result of a driver call.
+pub type Outcome<T> = std::result::Result<T, Fault>;
+
+/// A loaded kernel: an index that only its driver understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel(pub usize);
+
+/// Memory that a kernel gets the address of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// First byte.
+    pub address: Address,
+    /// Bytes that the kernel may touch.
+    pub bytes: u64,
+    /// The kernel may read what was there before.
+    pub reads: bool,
+    /// The kernel may write.
+    pub writes: bool,
+}
+
+/// One launch, complete: the parameter struct by value, then one address for each operand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Blocks in x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block, in x.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// Bytes of the parameter struct.
+    pub params: Vec<u8>,
+    /// Operands, and scratch memory last if there is any.
+    pub operands: Vec<Operand>,
+}
+
+/// A download under way.
+pub trait Download: Send {
+    /// Waits for it and gives the bytes.
+    fn wait(self: Box<Self>) -> Outcome<Vec<u8>>;
+}
+
+/// Launches that were recorded once and are submitted as one.
+pub trait Replay: Send + Sync {
+    /// Puts them into the stream. Never waits.
+    fn submit(&self) -> Outcome<()>;
+}
+
+/// A CUDA driver with one device and one stream.
+pub trait Driver: Send + Sync {
+    /// The device.
+    fn describe(&self) -> &Description;
+    /// Free and total bytes of the device's memory, if the driver says.
+    fn memory(&self) -> Outcome<Option<(u64, u64)>>;
+    /// Memory at a multiple of 256 bytes; content undefined.
+    fn alloc(&self, bytes: u64) -> Outcome<Address>;
+    /// Gives memory back after what was submitted before.
+    fn free(&self, address: Address);
+    /// Writes zeros.
+    fn clear(&self, to: Address, bytes: u64) -> Outcome<()>;
+    /// Copies bytes to the device; they may change as soon as this returns.
+    fn upload(&self, to: Address, bytes: &[u8]) -> Outcome<()>;
+    /// Starts copying bytes from the device.
+    fn download(&self, from: Address, bytes: u64) -> Outcome<Box<dyn Download>>;
+    /// Loads an entry point of `cuda/kernels/<file>.cu`.
+    fn kernel(&self, file: &str, entry: &str) -> Outcome<Kernel>;
+    /// Launches. Never waits.
+    fn launch(&self, launch: &Launch) -> Outcome<()>;
+    /// Records launches for replay.
+    fn record(&self, launches: &[Launch]) -> Outcome<Box<dyn Replay>>;
+    /// Runs launches one by one and waits; the time of each on the device.
+    fn time(&self, launches: &[Launch]) -> Outcome<Vec<Duration>>;
+    /// Waits for all that was submitted.
+    fn wait(&self) -> Outcome<()>;
 }

@@ -1,8 +1,10 @@
-//! The CUDA side of tritter: for now the probe that says whether a driver is there.
+//! The CUDA backend of tritter.
 //!
-//! The probe loads the driver library at run time, so that building needs no CUDA
-//! toolkit and a machine without a driver gets a sentence instead of a loader error.
+//! Kernels are CUDA C in `cuda/kernels`, one file for each op row. Nothing here links against CUDA:
+//! libraries are loaded at run time behind a probe, so that building needs no toolkit and a machine
+//! without a driver gets a sentence instead of a loader error.
 
-mod driver;
+pub mod driver;
+mod probe;
 
-pub use driver::{Probe, probe};
+pub use probe::{Probe, probe};

@@ -39,6 +39,10 @@ pub struct Caps {
     pub memory: Option<u64>,
     /// Worker threads (CPU) or 0.
     pub threads: usize,
+    /// Streaming multiprocessors of a CUDA device, or 0.
+    pub processors: u32,
+    /// Compute capability of a CUDA device, e.g. `(12, 0)`, or `(0, 0)`.
+    pub compute: (u32, u32),
     /// Timestamps can be taken on the device.
     pub timestamps: bool,
 }

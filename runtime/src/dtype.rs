@@ -6,7 +6,8 @@
 //! | dtype | element | row of `k` elements |
 //! |---|---|---|
 //! | `f32`, `u32` | 4 bytes | `4k` bytes |
-//! | `f16` | IEEE half, two in a word, low half first | `4·⌈k/2⌉` bytes |
+//! | `f16` | IEEE half, two in a word, low half first | `4·⌈k/2⌉` bytes, padding 0 |
+//! | `bf16` | the upper half of an `f32`, rounded to even, two in a word, low half first | as `f16` |
 //! | `i8` | four in a word, lowest byte first | `16·⌈k/16⌉` bytes, padding 0 |
 //! | `t2` | ternary code `t+1 ∈ {0,1,2}`, 16 in a word, lowest bits first | `4·⌈k/16⌉` bytes, padding code 1 (zero) |
 //!
@@ -22,6 +23,8 @@ pub enum DType {
     F32,
     /// IEEE half.
     F16,
+    /// Upper half of an IEEE single (8 bits of exponent, 7 of mantissa).
+    Bf16,
     /// Signed byte.
     I8,
     /// Unsigned word (token ids, positions, random state).
@@ -32,13 +35,14 @@ pub enum DType {
 
 impl DType {
     /// All dtypes.
-    pub const ALL: [DType; 5] = [DType::F32, DType::F16, DType::I8, DType::U32, DType::T2];
+    pub const ALL: [DType; 6] = [DType::F32, DType::F16, DType::Bf16, DType::I8, DType::U32, DType::T2];
 
     /// Name in signatures and messages.
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::F16 => "f16",
+            DType::Bf16 => "bf16",
             DType::I8 => "i8",
             DType::U32 => "u32",
             DType::T2 => "t2",
@@ -54,7 +58,7 @@ impl DType {
     pub const fn row_bytes(self, k: usize) -> usize {
         match self {
             DType::F32 | DType::U32 => 4 * k,
-            DType::F16 => 4 * k.div_ceil(2),
+            DType::F16 | DType::Bf16 => 4 * k.div_ceil(2),
             DType::I8 => 16 * k.div_ceil(16),
             DType::T2 => 4 * k.div_ceil(16),
         }
@@ -64,7 +68,7 @@ impl DType {
     pub const fn padded(self, k: usize) -> usize {
         match self {
             DType::F32 | DType::U32 => k,
-            DType::F16 => k.div_ceil(2) * 2,
+            DType::F16 | DType::Bf16 => k.div_ceil(2) * 2,
             DType::I8 | DType::T2 => k.div_ceil(16) * 16,
         }
     }

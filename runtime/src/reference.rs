@@ -4,7 +4,7 @@
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use half::f16;
+use half::{bf16, f16};
 use std::collections::HashMap;
 
 /// A tensor of logical values (no padding); integers and codes are exact in f64.
@@ -43,15 +43,21 @@ pub fn encode(spec: &Spec, data: &[f64]) -> Vec<u32> {
         match spec.dtype {
             DType::F32 => words.extend(row.iter().map(|&v| (v as f32).to_bits())),
             DType::U32 => words.extend(row.iter().map(|&v| v as u32)),
-            DType::F16 => words.extend(row.chunks(2).map(|pair| {
-                let half = |i: usize| pair.get(i).map_or(0, |&v| u32::from(f16::from_f64(v).to_bits()));
-                half(0) | half(1) << 16
-            })),
+            DType::F16 => pairs(row, &mut words, |v| f16::from_f64(v).to_bits()),
+            // By way of f32, as every device rounds.
+            DType::Bf16 => pairs(row, &mut words, |v| bf16::from_f32(v as f32).to_bits()),
             DType::I8 => encode_codes(row, 4, 8, 0.0, &mut words, |v| u32::from(v as i8 as u8)),
             DType::T2 => encode_codes(row, 16, 2, 0.0, &mut words, |v| (v as i32 + 1) as u32 & 3),
         }
     }
     words
+}
+
+fn pairs(row: &[f64], words: &mut Vec<u32>, bits: fn(f64) -> u16) {
+    words.extend(row.chunks(2).map(|pair| {
+        let half = |i: usize| pair.get(i).map_or(0, |&v| u32::from(bits(v)));
+        half(0) | half(1) << 16
+    }));
 }
 
 fn encode_codes(row: &[f64], per_word: usize, bits: usize, pad: f64, words: &mut Vec<u32>, code: fn(f64) -> u32) {
@@ -71,6 +77,7 @@ pub fn decode(spec: &Spec, words: &[u32]) -> Vec<f64> {
             DType::F32 => f64::from(f32::from_bits(row[i])),
             DType::U32 => f64::from(row[i]),
             DType::F16 => f16::from_bits((row[i / 2] >> (i % 2 * 16)) as u16).to_f64(),
+            DType::Bf16 => bf16::from_bits((row[i / 2] >> (i % 2 * 16)) as u16).to_f64(),
             DType::I8 => f64::from((row[i / 4] >> (i % 4 * 8)) as u8 as i8),
             DType::T2 => f64::from((row[i / 16] >> (i % 16 * 2)) & 3) - 1.0,
         }));

@@ -88,12 +88,22 @@ fn padding(expected: &RefTensor, stored: &Stored, got: &[f64]) -> Option<String>
     (encode(&expected.spec, got) != stored.words).then(|| "row padding is not what the layout asks for".into())
 }
 
+/// Storing rounds to the nearest: half a unit in the last place, relative, twice at most (a value
+/// that is a little off may round to the other neighbour).
+fn rounding(dtype: DType) -> f64 {
+    match dtype {
+        DType::Bf16 => 2.0 * 2f64.powi(-9),
+        _ => 0.0,
+    }
+}
+
 fn float(expected: &RefTensor, stored: &Stored, max: f64, start: &[f64]) -> Outcome {
     let got = decode(&expected.spec, &stored.words);
     let mut fault = match expected.spec.dtype {
         DType::F32 | DType::U32 => None,
         _ => padding(expected, stored, &got),
     };
+    let max = max + rounding(expected.spec.dtype);
     let finite = expected.data.iter().chain(start).filter(|v| v.is_finite());
     let largest = finite.map(|v| v.abs()).fold(1e-30, f64::max);
     let mut error = 0f64;

@@ -127,7 +127,7 @@ pub(crate) fn values(case: &Case, seed: u64) -> Vec<Vec<f64>> {
     let mut random = Random::new(seed);
     let stored = |i: usize, values: Vec<f64>| {
         let spec = &case.operands[i].spec;
-        if spec.dtype == DType::F16 { decode(spec, &encode(spec, &values)) } else { values }
+        if matches!(spec.dtype, DType::F16 | DType::Bf16) { decode(spec, &encode(spec, &values)) } else { values }
     };
     (0..case.operands.len()).map(|i| stored(i, case.values(i, &mut random))).collect()
 }

@@ -55,6 +55,7 @@ pub(super) fn caps(index: usize, adapter: &Adapter) -> Caps {
         memory: if software { system_memory() } else { None },
         threads: 0,
         timestamps: features.contains(Features::TIMESTAMP_QUERY),
+        ..Caps::default()
     }
 }
 

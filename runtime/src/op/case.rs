@@ -120,7 +120,7 @@ impl Case {
 
 fn default_fill(dtype: DType) -> Fill {
     match dtype {
-        DType::F32 | DType::F16 => Fill::Normal(1.0),
+        DType::F32 | DType::F16 | DType::Bf16 => Fill::Normal(1.0),
         DType::I8 => Fill::Integers(-127, 128),
         DType::T2 => Fill::Integers(-1, 2),
         DType::U32 => Fill::Constant(0.0),

@@ -7,11 +7,13 @@
 
 mod args;
 mod case;
+mod cuda;
 mod shader;
 mod signature;
 
 pub use args::Args;
 pub use case::{Case, Fill, Operand as CaseOperand, Size};
+pub use cuda::{Cuda, CudaChoice, CudaKernel, CudaLaunch, CudaRow};
 pub use shader::{Choice, Launch, Needs, Wgsl, fold_groups};
 pub use signature::{Access, Operand, Signature};
 
@@ -86,6 +88,8 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     const CONSTANT: &'static [&'static str] = &[];
     /// WGSL variants, best first; the last one runs on every device.
     const WGSL: &'static [Wgsl<Self>];
+    /// CUDA variants, best first; the last one takes all operands that the signature allows.
+    const CUDA: &'static [Cuda<Self>] = &[];
 
     /// Extents of the signature's dimension names.
     fn dims(&self) -> Vec<(&'static str, usize)>;
@@ -157,6 +161,8 @@ pub struct Row {
     pub constant: &'static [&'static str],
     /// Names of the WGSL variants, best first.
     pub wgsl: Vec<&'static str>,
+    /// CUDA variants, best first.
+    pub cuda: Vec<CudaRow>,
     /// Test cases of a size.
     pub cases: fn(Size) -> Vec<Case>,
 }
@@ -171,6 +177,7 @@ impl Row {
             saved: K::SAVED,
             constant: K::CONSTANT,
             wgsl: K::WGSL.iter().map(|v| v.name).collect(),
+            cuda: K::CUDA.iter().map(Cuda::row).collect(),
             cases: K::cases,
         }
     }

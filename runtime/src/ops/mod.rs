@@ -1,9 +1,10 @@
 //! The list of rows. Adding an op is its folder, its `.wgsl` and one line here.
 
+use crate::device::Caps;
 use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
-use crate::op::{Args, Choice, Kernel, Piece, Row, Tolerance};
+use crate::op::{Args, Choice, CudaChoice, Kernel, Piece, Row, Tolerance};
 use crate::reference::RefTensor;
 use std::sync::LazyLock;
 
@@ -95,6 +96,15 @@ macro_rules! rows {
             pub fn wgsl(&self, operands: &[Spec]) -> Vec<Choice> {
                 match self {
                     $(Op::$name(op) => $module::$name::WGSL.iter().filter_map(|v| v.choose(op, operands)).collect()),*
+                }
+            }
+
+            /// CUDA variants that take these operands on a device, best first.
+            pub fn cuda(&self, operands: &[Spec], caps: &Caps) -> Vec<CudaChoice> {
+                match self {
+                    $(Op::$name(op) => {
+                        $module::$name::CUDA.iter().filter_map(|v| v.choose(op, operands, caps)).collect()
+                    }),*
                 }
             }
 

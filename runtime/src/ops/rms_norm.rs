@@ -8,7 +8,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::{rms_norm_grad, rms_norm_weight_grad};
 use crate::reference::RefTensor;
 
@@ -47,6 +47,15 @@ impl Kernel for RmsNorm {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.k)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["rms_norm_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| CudaKernel::new("rms_norm_f32", op.m as usize, block(op.k)).into(),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
@@ -119,4 +128,9 @@ pub(crate) fn shapes(size: Size) -> Vec<(u32, u32)> {
 /// Threads that share a row of `k` elements: a power of two, at most 256.
 pub(crate) fn workgroup(k: u32) -> usize {
     (k as usize).div_ceil(4).next_power_of_two().clamp(32, 256)
+}
+
+/// Threads of a CUDA block that shares a row of `k` elements: a multiple of 32, at most 256.
+pub(crate) fn block(k: u32) -> u32 {
+    k.div_ceil(4).next_multiple_of(32).clamp(32, 256)
 }
