@@ -4,7 +4,11 @@
 //! libraries are loaded at run time behind a probe, so that building needs no toolkit and a machine
 //! without a driver gets a sentence instead of a loader error.
 
+mod backend;
 pub mod driver;
+mod memory;
 mod probe;
+mod program;
 
+pub use backend::{Options, open_with_driver};
 pub use probe::{Probe, probe};

@@ -7,6 +7,8 @@
 //! those its neighbours in an op leave open, whose top grows least (first fit over
 //! the gaps between values that are alive at the same time).
 
+use crate::device::{Arena, Buffer};
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Origin, Value};
 use crate::tensor::Role;
 use std::collections::HashMap;
@@ -85,6 +87,35 @@ impl Plan {
     /// Where a root activation lies.
     pub fn place(&self, value: Value) -> Option<Place> {
         self.places.get(&value).copied()
+    }
+
+    /// The memory of a value and its first byte there, given the arena of a device (named for messages).
+    pub fn locate<'a>(
+        &self,
+        graph: &'a Graph,
+        arena: &'a Arena,
+        value: Value,
+        device: &str,
+    ) -> Result<(&'a Buffer, u64)> {
+        let (root, _) = graph.root(value);
+        let (buffer, offset) = match graph.origin(root) {
+            Origin::Bound(tensor) => {
+                let missing = || Error::NotAllocated { tensor: tensor.name().into(), device: device.into() };
+                (tensor.buffer().ok_or_else(missing)?, 0)
+            }
+            _ => {
+                let place = self.place(root);
+                let slab = place.and_then(|p| arena.slabs.get(p.slab).map(|slab| (slab, p)));
+                match slab {
+                    Some((slab, place)) if place.offset + place.bytes <= slab.bytes() => (slab, place.offset),
+                    _ => {
+                        let message = format!("graph `{}` does not fit the arena it was given", graph.name());
+                        return Err(Error::Device { device: device.into(), message });
+                    }
+                }
+            }
+        };
+        Ok((buffer, offset + graph.offset(value)))
     }
 
     /// Bytes of the arena.

@@ -4,8 +4,8 @@ use super::Cpu;
 use super::memory::{Line, Memory};
 use crate::device::{Arena, Program, Ticket, Timings};
 use crate::dtype::Spec;
-use crate::error::{Error, Result};
-use crate::graph::{Graph, Origin, Value};
+use crate::error::Result;
+use crate::graph::{Graph, Value};
 use crate::op::{Args, Op};
 use crate::plan::Plan;
 use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
@@ -58,22 +58,8 @@ impl CpuProgram {
 
 /// Memory of a value and its first word there.
 fn locate(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena, value: Value) -> Result<(Arc<Memory>, usize)> {
-    let (root, _) = graph.root(value);
-    let (buffer, offset) = match graph.origin(root) {
-        Origin::Bound(tensor) => {
-            let missing = || Error::NotAllocated { tensor: tensor.name().into(), device: cpu.caps.id.clone() };
-            (tensor.buffer().ok_or_else(missing)?, 0)
-        }
-        _ => {
-            let place = plan.place(root);
-            let slab = place.and_then(|p| arena.slabs.get(p.slab).map(|s| (s, p)));
-            match slab {
-                Some((slab, place)) if place.offset + place.bytes <= slab.bytes() => (slab, place.offset),
-                _ => return Err(cpu.error(format!("graph `{}` does not fit the arena it was given", graph.name()))),
-            }
-        }
-    };
-    Ok((cpu.memory_of(buffer)?, ((offset + graph.offset(value)) / 4) as usize))
+    let (buffer, offset) = plan.locate(graph, arena, value, &cpu.caps.id)?;
+    Ok((cpu.memory_of(buffer)?, (offset / 4) as usize))
 }
 
 impl Call {

@@ -11,7 +11,7 @@ use super::pipeline::Pipeline;
 use crate::device::Arena;
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Origin, Value};
+use crate::graph::{Graph, Node, Value};
 use crate::op::{Choice, Op, Piece};
 use crate::plan::Plan;
 use std::sync::Arc;
@@ -176,23 +176,8 @@ impl<'a> Lowering<'a> {
 
     /// Where a value lies.
     fn locate(&mut self, value: Value, bytes: u64) -> Result<Range> {
-        let (root, _) = self.graph.root(value);
-        let (buffer, offset) = match self.graph.origin(root) {
-            Origin::Bound(tensor) => {
-                let device = self.context.caps.id.clone();
-                let missing = || Error::NotAllocated { tensor: tensor.name().into(), device };
-                (tensor.buffer().ok_or_else(missing)?, 0)
-            }
-            _ => {
-                let place = self.plan.place(root);
-                let place = place.and_then(|p| self.arena.slabs.get(p.slab).map(|slab| (slab, p.offset)));
-                let graph = self.graph.name();
-                place
-                    .ok_or_else(|| self.context.error(format!("graph `{graph}` does not fit the arena it was given")))?
-            }
-        };
+        let (buffer, offset) = self.plan.locate(self.graph, self.arena, value, &self.context.caps.id)?;
         let memory = self.context.memory_of(buffer)?;
-        let offset = offset + self.graph.offset(value);
         memory.check_range(self.context, offset, bytes)?;
         if !self.held.iter().any(|m| Arc::ptr_eq(m, &memory)) {
             self.held.push(memory.clone());
