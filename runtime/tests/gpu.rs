@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::time::Duration;
-use tritter_runtime::check::check_case;
+use tritter_runtime::check::{Placement, check_case, check_placed};
 use tritter_runtime::device::{Caps, Support};
 use tritter_runtime::gpu::{self, Options};
 use tritter_runtime::op::{Row, Size};
@@ -68,8 +68,10 @@ fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<(), Faile
 
 fn check_rows(device: &Device) -> Result<(), Failed> {
     for case in Row::all().iter().flat_map(|row| [Size::Small, Size::Ragged].into_iter().flat_map(row.cases)) {
-        let finding = check_case(device, &case, 7)?;
-        ensure(finding.passed(), || format!("{finding:?}"))?;
+        for placement in [Placement::Aligned, Placement::Sliced] {
+            let finding = check_placed(device, &case, 7, placement)?;
+            ensure(finding.passed(), || format!("{placement:?}: {finding:?}"))?;
+        }
     }
     Ok(())
 }

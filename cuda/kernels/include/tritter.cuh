@@ -121,10 +121,50 @@ __device__ __forceinline__ u32 pack_f16(float low, float high) {
     return (u32)to_f16(low).bits | (u32)to_f16(high).bits << 16;
 }
 
+// ---- approximate functions -----------------------------------------------------------
+
+// 2^x with an error of 2 units in the last place; results below 2^-126 become 0. This is what
+// exp2f does but for those.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
 // ---- 16-byte moves -------------------------------------------------------------------
 
 __device__ __forceinline__ bool aligned16(const void* p) {
     return ((u64)p & 15u) == 0;
+}
+
+// Reads 16 bytes that the kernel only reads and that this processor needs only once: they take no
+// place in the first-level cache from data that is shared. Stays where it stands in the program,
+// so that it can be under way across a barrier.
+__device__ __forceinline__ uint4 load_once(const uint4* p) {
+#ifdef __CUDA_ARCH__
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+#else
+    return *p;
+#endif
+}
+
+// Stores 16 bytes to global memory in one instruction. The compiler may cut a plain store of a
+// uint4 into words where another vector goes to the same buffer nearby.
+__device__ __forceinline__ void store16(void* to, uint4 v) {
+#ifdef __CUDA_ARCH__
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+                 : "memory");
+#else
+    *(uint4*)to = v;
+#endif
 }
 
 // ---- integer dot product -------------------------------------------------------------

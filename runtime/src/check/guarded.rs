@@ -1,5 +1,6 @@
 //! An operand between sentinels: rows before and after it that nobody may touch.
 
+use super::Placement;
 use crate::device::Device;
 use crate::dtype::Spec;
 use crate::error::Result;
@@ -29,9 +30,11 @@ pub(super) struct Stored {
 }
 
 impl Guarded {
-    pub(super) fn new(index: usize, spec: &Spec) -> Self {
-        let row = spec.row_bytes();
-        let guard_rows = (ALIGN / gcd(row, ALIGN)) as usize;
+    pub(super) fn new(index: usize, spec: &Spec, placement: Placement) -> Self {
+        let guard_rows = match placement {
+            Placement::Aligned => (ALIGN / gcd(spec.row_bytes(), ALIGN)) as usize,
+            Placement::Sliced => 1,
+        };
         let shape = [spec.rows() + 2 * guard_rows, spec.cols()];
         Guarded { tensor: Tensor::state(format!("operand {index}"), shape, spec.dtype), spec: spec.clone(), guard_rows }
     }

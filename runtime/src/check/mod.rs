@@ -10,13 +10,14 @@ mod guarded;
 
 pub use gradient::{GradientFinding, check_gradient};
 
-use crate::device::{Device, Support};
+use crate::device::{Device, MemoryUse, Support};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::op::{Case, Row, Size};
 use crate::random::Random;
 use crate::reference::{RefTensor, decode, encode};
+use crate::tensor::Tensor;
 use guarded::Guarded;
 
 /// What a check of one case found.
@@ -44,8 +45,22 @@ impl Finding {
     }
 }
 
+/// Where operands lie between their sentinels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// At multiples of [`crate::plan::ALIGN`], as values that a program does not slice.
+    Aligned,
+    /// One row after the start of a buffer, as slices: at any multiple of 4 bytes.
+    Sliced,
+}
+
 /// Checks one case on a device with values from a seed.
 pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
+    check_placed(device, case, seed, Placement::Aligned)
+}
+
+/// Checks one case with its operands placed so.
+pub fn check_placed(device: &Device, case: &Case, seed: u64, placement: Placement) -> Result<Finding> {
     let specs = case.specs();
     let variant = match device.backend().supports(&case.op, &specs) {
         Support::Variant(name) => name.to_string(),
@@ -57,7 +72,7 @@ pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
     };
     let inputs = values(case, seed);
     let expected = reference(case, &inputs, false);
-    let operands: Vec<Guarded> = specs.iter().enumerate().map(|(i, s)| Guarded::new(i, s)).collect();
+    let operands: Vec<Guarded> = specs.iter().enumerate().map(|(i, s)| Guarded::new(i, s, placement)).collect();
     let mut graph = Graph::new(format!("check {}", case.op.row().name));
     let mut bound = Vec::new();
     for operand in &operands {
@@ -82,33 +97,63 @@ pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
     Ok(finding)
 }
 
-/// Checks the wanted rows in the small and ragged sizes; calls `report` for each case and gives the
-/// numbers of passed and failed ones. An op that the device does not support counts as failed.
+/// Checks the wanted cases of the small and ragged sizes, with aligned and with sliced operands;
+/// calls `report` for each and gives the numbers of passed and failed ones. An op that the device
+/// does not support counts as failed.
 pub fn check_rows(
     device: &Device,
     seed: u64,
-    wanted: impl Fn(&Row) -> bool,
+    wanted: impl Fn(&Case) -> bool,
     report: &mut dyn FnMut(&Finding),
 ) -> Result<(usize, usize)> {
     let (mut passed, mut failed) = (0, 0);
-    for row in Row::all().iter().filter(|row| wanted(row)) {
-        for size in [Size::Small, Size::Ragged] {
-            for case in (row.cases)(size) {
-                let finding = match check_case(device, &case, seed) {
-                    Ok(finding) => finding,
-                    Err(error @ crate::Error::Lost { .. }) => return Err(error),
-                    Err(error) => failure(&case, error.to_string()),
-                };
-                if finding.passed() {
-                    passed += 1
-                } else {
-                    failed += 1
-                }
-                report(&finding);
+    let sizes = [Size::Small, Size::Ragged];
+    let cases = Row::all().iter().flat_map(|row| sizes.into_iter().flat_map(row.cases));
+    for case in cases.filter(|case| wanted(case)) {
+        for placement in [Placement::Aligned, Placement::Sliced] {
+            let finding = match check_placed(device, &case, seed, placement) {
+                Ok(finding) => finding,
+                Err(error @ crate::Error::Lost { .. }) => return Err(error),
+                Err(error) => failure(&case, error.to_string()),
+            };
+            if finding.passed() {
+                passed += 1
+            } else {
+                failed += 1
             }
+            report(&finding);
         }
     }
     Ok((passed, failed))
+}
+
+/// Runs a program of the first small case of every row `times` times and gives the memory in use
+/// after the first run and after the last: equal, or something grows.
+pub fn check_replays(device: &Device, times: usize) -> Result<(MemoryUse, MemoryUse)> {
+    let mut graph = Graph::new("replays");
+    for case in Row::all().iter().filter_map(|row| (row.cases)(Size::Small).into_iter().next()) {
+        let inputs = values(&case, 1);
+        let operands = case.specs().into_iter().zip(&inputs).enumerate();
+        let bound = operands.map(|(i, (spec, input))| {
+            let tensor = Tensor::state(format!("operand {i}"), spec.shape.clone(), spec.dtype);
+            device.allocate(&tensor)?;
+            device.write(&tensor, &encode(&spec, input))?;
+            Ok(graph.bind(&tensor))
+        });
+        let bound = bound.collect::<Result<Vec<_>>>()?;
+        graph.record(case.op, &bound)?;
+    }
+    let program = device.prepare(&graph)?;
+    let mut memory = Vec::new();
+    for _ in 0..times {
+        program.submit()?;
+        if memory.len() < 2 {
+            device.backend().wait()?;
+            memory.push(device.backend().memory());
+        }
+    }
+    device.backend().wait()?;
+    Ok((memory.last().copied().unwrap_or_default(), device.backend().memory()))
 }
 
 fn failure(case: &Case, fault: String) -> Finding {

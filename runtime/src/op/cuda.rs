@@ -46,7 +46,10 @@ impl CudaKernel {
         if x > i32::MAX as u32 || y > 65_535 || z > 65_535 {
             Some(format!("`{}` would need {:?} blocks", self.entry, self.grid))
         } else if self.block == 0 || self.block > 1024 || self.shared > 99 << 10 {
-            Some(format!("`{}` would need {} threads and {} bytes of shared memory", self.entry, self.block, self.shared))
+            Some(format!(
+                "`{}` would need {} threads and {} bytes of shared memory",
+                self.entry, self.block, self.shared
+            ))
         } else {
             None
         }

@@ -4,7 +4,7 @@ use crate::cpu::parallel;
 use crate::dtype::Spec;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::{elementwise, split};
 use crate::reference::RefTensor;
 
@@ -38,6 +38,15 @@ impl Kernel for Accumulate {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["accumulate_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda("accumulate_f32", t[1].bytes()),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -15,8 +15,8 @@ use crate::cpu::parallel;
 use crate::dtype::Spec;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::split;
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::{elementwise, split};
 use crate::reference::RefTensor;
 
 /// Elements that one task of the CPU kernel updates.
@@ -80,6 +80,15 @@ impl Kernel for Adamw {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["adamw_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda("adamw_f32", t[3].bytes()),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

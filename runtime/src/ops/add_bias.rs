@@ -5,7 +5,7 @@ use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::{column_sum, elementwise, split};
 use crate::reference::RefTensor;
 
@@ -40,6 +40,15 @@ impl Kernel for AddBias {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.n as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["add_bias_f32", "add_bias_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda_for(&t[2], ["add_bias_f32", "add_bias_bf16"]),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

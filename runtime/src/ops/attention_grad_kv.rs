@@ -6,7 +6,8 @@
 //! sees get 0.
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
 use crate::ops::attention::cpu::Queries;
 use crate::ops::attention::tile::{KEYS, ROWS, gather, multiply_add, padded_columns, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
@@ -58,6 +59,29 @@ impl Kernel for AttentionGradKv {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.g as usize * (op.t as usize).div_ceil(16)),
     }];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "mma",
+            entries: &["attention_grad_kv_mma64", "attention_grad_kv_mma128"],
+            hot: true,
+            align: 16,
+            when: |op, operands| mma_takes_gradient(&op.forward(), operands),
+            launch: |op, _, _| mma_gradient(Side::Keys, &op.forward()),
+        },
+        Cuda {
+            name: "tiled",
+            entries: &[
+                "attention_grad_kv_tiled64_f32",
+                "attention_grad_kv_tiled128_f32",
+                "attention_grad_kv_tiled256_f32",
+                "attention_grad_kv_tiled256_bf16",
+            ],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, operands, _| tiled_gradient(Side::Keys, &op.forward(), operands),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         self.forward().extents()

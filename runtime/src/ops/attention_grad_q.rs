@@ -4,7 +4,8 @@
 //! `dq_i = scale · Σ_k p_ik · (do_i·v_k − δ_i) · k_k` over the keys of the span (Dao 2023).
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
 use crate::ops::attention::cpu::{Queries, gather_keys, within};
 use crate::ops::attention::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
@@ -55,6 +56,29 @@ impl Kernel for AttentionGradQ {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.forward().query_tiles()),
     }];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "mma",
+            entries: &["attention_grad_q_mma64", "attention_grad_q_mma128"],
+            hot: true,
+            align: 16,
+            when: |op, operands| mma_takes_gradient(&op.forward(), operands),
+            launch: |op, _, _| mma_gradient(Side::Queries, &op.forward()),
+        },
+        Cuda {
+            name: "tiled",
+            entries: &[
+                "attention_grad_q_tiled64_f32",
+                "attention_grad_q_tiled128_f32",
+                "attention_grad_q_tiled256_f32",
+                "attention_grad_q_tiled256_bf16",
+            ],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, operands, _| tiled_gradient(Side::Queries, &op.forward(), operands),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         self.forward().extents()

@@ -3,7 +3,8 @@
 //! The second is the inner product of the weights with their gradients (Dao 2023, algorithm 2).
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::cuda_rows;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -30,6 +31,31 @@ impl Kernel for AttentionStats {
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.h as usize).div_ceil(64)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["attention_stats_vector_f32", "attention_stats_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.d),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["attention_stats_vector_f32", "attention_stats_vector_bf16"]);
+                cuda_rows::rows(entry, op.m as usize * op.h as usize, op.d, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["attention_stats_f32", "attention_stats_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["attention_stats_f32", "attention_stats_bf16"]);
+                cuda_rows::rows(entry, op.m as usize * op.h as usize, op.d, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("h", self.h as usize), ("d", self.d as usize)]
@@ -64,7 +90,7 @@ impl Kernel for AttentionStats {
     fn cases(size: Size) -> Vec<Case> {
         let sizes: &[[u32; 3]] = match size {
             Size::Small => &[[2, 2, 4]],
-            Size::Ragged => &[[1, 1, 2], [5, 3, 24], [67, 5, 256]],
+            Size::Ragged => &[[1, 1, 2], [5, 3, 24], [67, 5, 256], [3, 2, 64], [2, 2, 520]],
             Size::Bench => &[[512, 12, 64]],
         };
         let case = |&[m, h, d]: &[u32; 3]| Case::new(format!("{m} tokens, {h} heads of {d}"), AttentionStats { m, h, d });

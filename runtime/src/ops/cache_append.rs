@@ -6,7 +6,8 @@
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::elementwise;
 use crate::reference::RefTensor;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -72,6 +73,25 @@ impl Kernel for CacheAppend {
         },
     ];
 
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "f16",
+            entries: &["cache_append_f16"],
+            hot: true,
+            align: 4,
+            when: |_, operands| is(DType::F16, operands),
+            launch: |op, t, _| elementwise::cuda("cache_append_f16", u64::from(op.m) * t[2].row_bytes()),
+        },
+        Cuda {
+            name: "plain",
+            entries: &["cache_append_f32"],
+            hot: true,
+            align: 4,
+            when: |_, operands| is(DType::F32, operands),
+            launch: |op, t, _| elementwise::cuda("cache_append_f32", u64::from(op.m) * t[2].row_bytes()),
+        },
+    ];
+
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("c", self.c as usize), ("t", self.t as usize)]
     }
@@ -123,7 +143,7 @@ impl Kernel for CacheAppend {
     fn cases(size: Size) -> Vec<Case> {
         let sizes: &[[u32; 3]] = match size {
             Size::Small => &[[3, 4, 5]],
-            Size::Ragged => &[[1, 1, 1], [1, 2, 1], [5, 66, 9], [11, 33, 13]],
+            Size::Ragged => &[[1, 1, 1], [1, 2, 1], [5, 66, 9], [11, 33, 13], [7, 40, 9]],
             Size::Bench => &[[1, 256, 4096], [512, 256, 4096]],
         };
         let mut cases = Vec::new();

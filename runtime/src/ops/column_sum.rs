@@ -4,8 +4,8 @@ use crate::cpu::parallel;
 use crate::dtype::Spec;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::{elementwise, split};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::{cuda_rows, elementwise, split};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -37,6 +37,31 @@ impl Kernel for ColumnSum {
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.n as usize).div_ceil(16)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["column_sum_vector_f32", "column_sum_vector_bf16", "column_sum_add"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.n),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["column_sum_vector_f32", "column_sum_vector_bf16"]);
+                cuda_rows::columns(entry, "column_sum_add", op.m, op.n, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["column_sum_f32", "column_sum_bf16", "column_sum_add"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["column_sum_f32", "column_sum_bf16"]);
+                cuda_rows::columns(entry, "column_sum_add", op.m, op.n, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("n", self.n as usize)]
@@ -74,7 +99,8 @@ impl Kernel for ColumnSum {
     fn cases(size: Size) -> Vec<Case> {
         let mut shapes = elementwise::shapes(size);
         if size == Size::Ragged {
-            shapes.push((300, 17));
+            // The last two are cut into runs of rows on some devices.
+            shapes.extend([(300, 17), (2100, 8), (300, 296)]);
         }
         shapes.into_iter().map(|(m, n)| Case::new(format!("{m}x{n}"), ColumnSum { m, n })).collect()
     }

@@ -6,12 +6,15 @@
 //! needs it.
 
 use crate::cpu::{math, parallel};
-use crate::dtype::DType;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{
+    Args, Case, Cuda, CudaKernel, CudaLaunch, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl,
+};
 use crate::ops::cross_entropy_grad::CrossEntropyGrad;
+use crate::ops::cuda_rows;
 use crate::ops::rms_norm::workgroup;
 use crate::reference::RefTensor;
 
@@ -41,6 +44,14 @@ pub fn cross_entropy(g: &mut Graph, logits: Value, target: Value, z: f32) -> Res
     Ok(loss)
 }
 
+impl CrossEntropy {
+    /// A block a row.
+    fn cuda(&self, operands: &[Spec], entries: [&'static str; 2]) -> CudaLaunch {
+        let entry = cuda_rows::entry(operands[0].dtype, entries);
+        CudaKernel::new(entry, self.m as usize, cuda_rows::long_row_block(self.v, 512)).into()
+    }
+}
+
 impl Kernel for CrossEntropy {
     const NAME: &'static str = "cross_entropy";
     const SIGNATURE: &'static str = "logits[m,v]:f32 target[m]:u32 -> loss[m]:f32 lse[m]:f32";
@@ -54,6 +65,25 @@ impl Kernel for CrossEntropy {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.v)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["cross_entropy_vector_f32", "cross_entropy_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.v),
+            launch: |op, t, _| op.cuda(t, ["cross_entropy_vector_f32", "cross_entropy_vector_bf16"]),
+        },
+        Cuda {
+            name: "plain",
+            entries: &["cross_entropy_f32", "cross_entropy_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| op.cuda(t, ["cross_entropy_f32", "cross_entropy_bf16"]),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("v", self.v as usize)]
@@ -128,7 +158,7 @@ impl Kernel for CrossEntropy {
 pub(crate) fn shapes(size: Size) -> Vec<(u32, u32)> {
     match size {
         Size::Small => vec![(5, 7)],
-        Size::Ragged => vec![(1, 1), (7, 33), (3, 1031)],
+        Size::Ragged => vec![(1, 1), (7, 33), (3, 1031), (2, 8296), (2, 9001)],
         Size::Bench => vec![(1, 65_536), (512, 65_536), (64, 131_072)],
     }
 }

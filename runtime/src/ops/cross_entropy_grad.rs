@@ -4,8 +4,12 @@
 //! rows whose target is ignored.
 
 use crate::cpu::{math, parallel};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::dtype::Spec;
+use crate::op::{
+    Args, Case, Cuda, CudaKernel, CudaLaunch, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl,
+};
 use crate::ops::cross_entropy::{shapes, targets};
+use crate::ops::cuda_rows;
 use crate::reference::RefTensor;
 
 /// Elements of one row that a workgroup of the shader covers.
@@ -23,6 +27,16 @@ pub struct CrossEntropyGrad {
     pub z: f32,
 }
 
+impl CrossEntropyGrad {
+    /// Blocks that each cover [`cuda_rows::HELD`] elements a thread of one row.
+    fn cuda(&self, operands: &[Spec], entries: [&'static str; 2]) -> CudaLaunch {
+        let entry = cuda_rows::entry(operands[0].dtype, entries);
+        let block = cuda_rows::long_row_block(self.v, 256);
+        let spans = self.v.div_ceil(block * cuda_rows::HELD);
+        CudaKernel::new(entry, self.m as usize * spans as usize, block).into()
+    }
+}
+
 impl Kernel for CrossEntropyGrad {
     const NAME: &'static str = "cross_entropy_grad";
     const SIGNATURE: &'static str = "logits[m,v]:f32 target[m]:u32 lse[m]:f32 dl[m]:f32 -> dlogits[m,v]:f32";
@@ -35,6 +49,25 @@ impl Kernel for CrossEntropyGrad {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize * (op.v as usize).div_ceil(SPAN)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["cross_entropy_grad_vector_f32", "cross_entropy_grad_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.v),
+            launch: |op, t, _| op.cuda(t, ["cross_entropy_grad_vector_f32", "cross_entropy_grad_vector_bf16"]),
+        },
+        Cuda {
+            name: "plain",
+            entries: &["cross_entropy_grad_f32", "cross_entropy_grad_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| op.cuda(t, ["cross_entropy_grad_f32", "cross_entropy_grad_bf16"]),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("v", self.v as usize)]

@@ -7,8 +7,8 @@ use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::split;
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::{elementwise, split};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -39,6 +39,15 @@ impl Kernel for DequantizeTernary {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.n as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["dequantize_ternary_f32", "dequantize_ternary_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda_for(&t[2], ["dequantize_ternary_f32", "dequantize_ternary_bf16"]),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -3,8 +3,8 @@
 use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::split;
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::{elementwise, split};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -37,6 +37,15 @@ impl Kernel for Fill {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["fill_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda("fill_f32", t[0].bytes()),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -7,9 +7,9 @@ use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::cpu::math::exp;
-use crate::ops::{gate_grad, split};
+use crate::ops::{elementwise, gate_grad, split};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -95,6 +95,15 @@ impl Kernel for Gate {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["gate_f32", "gate_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda_for(&t[2], ["gate_f32", "gate_bf16"]),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -5,9 +5,9 @@
 
 use crate::cpu::parallel;
 use crate::dtype::Spec;
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::gate::{check_kind, label, shapes, sigmoid, wide};
-use crate::ops::split;
+use crate::ops::{elementwise, split};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -33,6 +33,15 @@ impl Kernel for GateGrad {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["gate_grad_f32", "gate_grad_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda_for(&t[3], ["gate_grad_f32", "gate_grad_bf16"]),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -10,8 +10,8 @@ use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
-use crate::ops::gather_grad;
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::{elementwise, gather_grad};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -48,6 +48,15 @@ impl Kernel for Gather {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.d as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["gather_f32", "gather_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda_for(&t[2], ["gather_f32", "gather_bf16"]),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
@@ -130,7 +139,7 @@ impl Kernel for Gather {
 pub(super) fn shapes(size: Size) -> Vec<(u32, u32, u32)> {
     match size {
         Size::Small => vec![(7, 3, 4)],
-        Size::Ragged => vec![(1, 1, 1), (65, 67, 9), (300, 5, 1031), (600, 301, 2)],
+        Size::Ragged => vec![(1, 1, 1), (65, 67, 9), (300, 5, 1031), (600, 301, 2), (1100, 24, 3)],
         Size::Bench => vec![(1, 768, 65_536), (512, 768, 65_536), (512, 2560, 16_384)],
     }
 }

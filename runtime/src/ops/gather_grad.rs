@@ -4,10 +4,10 @@
 //! rows `row0..row0+v`, which are the rows that `dw` holds, are skipped.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::gather::{shapes, windows};
 use crate::reference::RefTensor;
 
@@ -43,6 +43,18 @@ impl Kernel for GatherGrad {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["gather_grad_f32", "gather_grad_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, t, _| {
+            let entry = if t[1].dtype == DType::Bf16 { "gather_grad_bf16" } else { "gather_grad_f32" };
+            CudaKernel::new(entry, op.m as usize, 256).into()
+        },
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

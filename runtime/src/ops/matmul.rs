@@ -3,6 +3,8 @@
 use crate::dtype::Spec;
 use crate::op::{Launch, Size};
 
+pub(super) mod cuda;
+
 /// Rows of a left operand up to which a product is a few matrix-vector products, bound by memory.
 pub(super) const FEW: usize = 4;
 

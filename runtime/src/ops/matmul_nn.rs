@@ -5,12 +5,13 @@
 //! and `add = 0`.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::dense_gemm::{Extents, Matrix, axpy, gemm};
+use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{Window, shapes, tiles, windows};
 use crate::ops::{matmul_nt, matmul_tn};
 use crate::reference::RefTensor;
@@ -59,6 +60,41 @@ impl Kernel for MatmulNn {
         when: |_, _| true,
         launch: |op, _| tiles(op.m, op.k),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "tiled",
+            entries: &[
+                "matmul_nn_f32_128",
+                "matmul_nn_f32_64",
+                "matmul_nn_f32_sum",
+                "matmul_nn_bf16_256",
+                "matmul_nn_bf16_128",
+                "matmul_nn_bf16_64",
+                "matmul_nn_bf16_sum",
+                "matmul_nn_bf16_f32_256",
+                "matmul_nn_bf16_f32_128",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, s| cuda::vectors(&s[0], op.n0) && cuda::vectors(&s[1], 0),
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_cuda(s), sum(s), caps),
+        },
+        Cuda {
+            name: "ragged",
+            entries: &[
+                "matmul_nn_f32_ragged",
+                "matmul_nn_f32_sum",
+                "matmul_nn_bf16_ragged",
+                "matmul_nn_bf16_sum",
+                "matmul_nn_bf16_f32_ragged",
+            ],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_ragged(s), sum(s), caps),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         [("m", self.m), ("n", self.n), ("k", self.k), ("l", self.l)].map(|(name, d)| (name, d as usize)).to_vec()
@@ -127,6 +163,43 @@ impl Kernel for MatmulNn {
         };
         Some(windows.iter().map(piece).collect())
     }
+}
+
+fn extents(op: &MatmulNn) -> cuda::Extents {
+    cuda::Extents { rows: op.m, cols: op.k, depth: op.n }
+}
+
+/// CUDA entries for rows of multiples of 16 bytes.
+fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
+    match cuda::dtypes(operands) {
+        (DType::F32, _) => &const { [Tile::simt128("matmul_nn_f32_128", 1), Tile::simt64("matmul_nn_f32_64", 1)] },
+        (_, DType::F32) => {
+            &const { [Tile::mma256("matmul_nn_bf16_f32_256"), Tile::mma128("matmul_nn_bf16_f32_128")] }
+        }
+        _ => {
+            &const {
+                [
+                    Tile::mma256("matmul_nn_bf16_256"),
+                    Tile::mma128("matmul_nn_bf16_128"),
+                    Tile::mma64("matmul_nn_bf16_64"),
+                ]
+            }
+        }
+    }
+}
+
+/// CUDA entries for any rows.
+fn tiles_ragged(operands: &[Spec]) -> &'static [Tile] {
+    match cuda::dtypes(operands) {
+        (DType::F32, _) => &const { [Tile::simt64("matmul_nn_f32_ragged", 1)] },
+        (_, DType::F32) => &const { [Tile::mma128("matmul_nn_bf16_f32_ragged")] },
+        _ => &const { [Tile::mma128("matmul_nn_bf16_ragged")] },
+    }
+}
+
+/// CUDA entry that adds the sums of a depth that was cut.
+fn sum(operands: &[Spec]) -> &'static str {
+    if operands[2].dtype == DType::F32 { "matmul_nn_f32_sum" } else { "matmul_nn_bf16_sum" }
 }
 
 /// One row of `x`: blocks of columns of `w`, each read once, rows in order.

@@ -4,12 +4,13 @@
 //! whose rows have `l` columns; recorded ops have `n0 = 0` and `l = n`.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
+use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, shapes, tiles, windows};
 use crate::ops::{matmul_nn, matmul_tn};
 use crate::reference::RefTensor;
@@ -64,6 +65,57 @@ impl Kernel for MatmulNt {
             defines: &[],
             when: |_, _| true,
             launch: |op, _| tiles(op.m, op.n),
+        },
+    ];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "few",
+            entries: &[
+                "matmul_nt_f32_few1",
+                "matmul_nt_f32_few4",
+                "matmul_nt_bf16_few",
+                "matmul_nt_bf16_f32_few",
+                "matmul_nt_f16_few",
+            ],
+            hot: true,
+            align: 4,
+            when: |op, s| op.m <= if s[0].dtype == DType::F32 { FEW as u32 } else { cuda::FEW_16BIT },
+            launch: |op, s, _| cuda::few(entry_few(op.m, s), op.n),
+        },
+        Cuda {
+            name: "tiled",
+            entries: &[
+                "matmul_nt_f32_128",
+                "matmul_nt_f32_64",
+                "matmul_nt_f32_sum",
+                "matmul_nt_bf16_256",
+                "matmul_nt_bf16_128",
+                "matmul_nt_bf16_64",
+                "matmul_nt_bf16_sum",
+                "matmul_nt_bf16_f32_256",
+                "matmul_nt_bf16_f32_128",
+                "matmul_nt_f16_128",
+            ],
+            hot: true,
+            align: 16,
+            when: |_, s| cuda::vectors(&s[0], 0) && cuda::vectors(&s[1], 0),
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_cuda(s), sum(s), caps),
+        },
+        Cuda {
+            name: "ragged",
+            entries: &[
+                "matmul_nt_f32_ragged",
+                "matmul_nt_f32_sum",
+                "matmul_nt_bf16_ragged",
+                "matmul_nt_bf16_sum",
+                "matmul_nt_bf16_f32_ragged",
+                "matmul_nt_f16_ragged",
+            ],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_ragged(s), sum(s), caps),
         },
     ];
 
@@ -132,6 +184,56 @@ impl Kernel for MatmulNt {
         };
         Some(windows.iter().map(piece).collect())
     }
+}
+
+fn extents(op: &MatmulNt) -> cuda::Extents {
+    cuda::Extents { rows: op.m, cols: op.n, depth: op.k }
+}
+
+/// CUDA entry for few rows.
+fn entry_few(m: u32, operands: &[Spec]) -> &'static str {
+    match cuda::dtypes(operands) {
+        (DType::F32, _) if m == 1 => "matmul_nt_f32_few1",
+        (DType::F32, _) => "matmul_nt_f32_few4",
+        (DType::F16, _) => "matmul_nt_f16_few",
+        (_, DType::F32) => "matmul_nt_bf16_f32_few",
+        _ => "matmul_nt_bf16_few",
+    }
+}
+
+/// CUDA entries for rows of multiples of 16 bytes.
+fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
+    match cuda::dtypes(operands) {
+        (DType::F32, _) => &const { [Tile::simt128("matmul_nt_f32_128", 2), Tile::simt64("matmul_nt_f32_64", 2)] },
+        (DType::F16, _) => &const { [Tile::mma128("matmul_nt_f16_128")] },
+        (_, DType::F32) => {
+            &const { [Tile::mma256("matmul_nt_bf16_f32_256"), Tile::mma128("matmul_nt_bf16_f32_128")] }
+        }
+        _ => {
+            &const {
+                [
+                    Tile::mma256("matmul_nt_bf16_256"),
+                    Tile::mma128("matmul_nt_bf16_128"),
+                    Tile::mma64("matmul_nt_bf16_64"),
+                ]
+            }
+        }
+    }
+}
+
+/// CUDA entries for any rows.
+fn tiles_ragged(operands: &[Spec]) -> &'static [Tile] {
+    match cuda::dtypes(operands) {
+        (DType::F32, _) => &const { [Tile::simt64("matmul_nt_f32_ragged", 2)] },
+        (DType::F16, _) => &const { [Tile::mma128("matmul_nt_f16_ragged")] },
+        (_, DType::F32) => &const { [Tile::mma128("matmul_nt_bf16_f32_ragged")] },
+        _ => &const { [Tile::mma128("matmul_nt_bf16_ragged")] },
+    }
+}
+
+/// CUDA entry that adds the sums of a depth that was cut.
+fn sum(operands: &[Spec]) -> &'static str {
+    if operands[2].dtype == DType::F32 { "matmul_nt_f32_sum" } else { "matmul_nt_bf16_sum" }
 }
 
 /// A few rows of `x`: each row of `w` is read from memory once, for all of them.

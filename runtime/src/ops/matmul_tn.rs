@@ -4,11 +4,12 @@
 //! `n0..n0+n` of `x`, whose rows have `l` columns; recorded ops have `n0 = 0` and `l = n`.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::dense_gemm::{Extents, Matrix, axpy, gemm};
+use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, shapes, tiles, windows};
 use crate::reference::RefTensor;
 
@@ -47,6 +48,32 @@ impl Kernel for MatmulTn {
         when: |_, _| true,
         launch: |op, _| tiles(op.n, op.k),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "tiled",
+            entries: &[
+                "matmul_tn_f32_128",
+                "matmul_tn_f32_64",
+                "matmul_tn_f32_sum",
+                "matmul_tn_bf16_256",
+                "matmul_tn_bf16_128",
+                "matmul_tn_bf16_64",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, s| cuda::vectors(&s[0], op.n0) && cuda::vectors(&s[1], 0),
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_cuda(s), SUM, caps),
+        },
+        Cuda {
+            name: "ragged",
+            entries: &["matmul_tn_f32_ragged", "matmul_tn_f32_sum", "matmul_tn_bf16_ragged"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, s, caps| cuda::launch(extents(op), tiles_ragged(s), SUM, caps),
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         [("m", self.m), ("n", self.n), ("k", self.k), ("l", self.l)].map(|(name, d)| (name, d as usize)).to_vec()
@@ -103,6 +130,35 @@ impl Kernel for MatmulTn {
         };
         Some(windows.iter().map(piece).collect())
     }
+}
+
+/// CUDA entry that adds the sums of a depth that was cut, of any factors.
+const SUM: &str = "matmul_tn_f32_sum";
+
+fn extents(op: &MatmulTn) -> cuda::Extents {
+    cuda::Extents { rows: op.n, cols: op.k, depth: op.m }
+}
+
+/// CUDA entries for rows of multiples of 16 bytes.
+fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
+    if operands[0].dtype == DType::F32 {
+        return &const { [Tile::simt128("matmul_tn_f32_128", 0), Tile::simt64("matmul_tn_f32_64", 0)] };
+    }
+    &const {
+        [
+            Tile::mma256("matmul_tn_bf16_256"),
+            Tile::mma128("matmul_tn_bf16_128"),
+            Tile::mma64("matmul_tn_bf16_64"),
+        ]
+    }
+}
+
+/// CUDA entries for any rows.
+fn tiles_ragged(operands: &[Spec]) -> &'static [Tile] {
+    if operands[0].dtype == DType::F32 {
+        return &const { [Tile::simt64("matmul_tn_f32_ragged", 0)] };
+    }
+    &const { [Tile::mma128("matmul_tn_bf16_ragged")] }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, CudaLaunch, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::mean_square_grad::MeanSquareGrad;
 use crate::ops::reduce::sum_of;
 use crate::reference::RefTensor;
@@ -36,6 +36,21 @@ impl Kernel for MeanSquare {
         defines: &[],
         when: |_, _| true,
         launch: |_, _| Launch::groups(1).with("WORKGROUP", 256),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["mean_square_partial", "mean_square_total"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| {
+            // Blocks of the first step, as `partials` in the kernel has it.
+            let blocks = (op.m as usize * op.k as usize).div_ceil(4096).min(1024);
+            let partial = CudaKernel::new("mean_square_partial", blocks, 256);
+            let total = CudaKernel::new("mean_square_total", 1, 256);
+            CudaLaunch { kernels: vec![partial, total], scratch: 4 * blocks as u64 }
+        },
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -2,8 +2,8 @@
 //! for the gradient of `t`.
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
-use crate::ops::elementwise::BLOCK;
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::elementwise::{self, BLOCK};
 use crate::ops::mean_square::shapes;
 use crate::reference::RefTensor;
 
@@ -30,6 +30,15 @@ impl Kernel for MeanSquareGrad {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.k as usize).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["mean_square_grad_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| elementwise::cuda("mean_square_grad_f32", t[3].bytes()),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -8,6 +8,7 @@ use crate::op::{Args, Choice, CudaChoice, Kernel, Piece, Row, Tolerance};
 use crate::reference::RefTensor;
 use std::sync::LazyLock;
 
+mod cuda_rows;
 mod dense_gemm;
 mod elementwise;
 mod matmul;

@@ -7,7 +7,7 @@
 use crate::cpu::parallel;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::rms_norm::workgroup;
 use crate::reference::RefTensor;
 
@@ -39,6 +39,15 @@ impl Kernel for Norm {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups(1).with("WORKGROUP", workgroup(op.n)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["norm_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| CudaKernel::new("norm_f32", 1, op.n.next_multiple_of(32).min(1024)).into(),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -9,7 +9,8 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::cuda_rows;
 use crate::random::Random;
 use crate::reference::RefTensor;
 
@@ -53,6 +54,31 @@ impl Kernel for QuantizeInt8 {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.k)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["quantize_int8_vector_f32", "quantize_int8_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.k),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["quantize_int8_vector_f32", "quantize_int8_vector_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["quantize_int8_f32", "quantize_int8_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["quantize_int8_f32", "quantize_int8_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("k", self.k as usize)]
@@ -104,7 +130,7 @@ impl Kernel for QuantizeInt8 {
     fn cases(size: Size) -> Vec<Case> {
         let shapes: &[(u32, u32)] = match size {
             Size::Small => &[(3, 8)],
-            Size::Ragged => &[(1, 1), (5, 67), (2, 1031)],
+            Size::Ragged => &[(1, 1), (5, 67), (2, 1031), (11, 64), (3, 2568), (2, 8264)],
             Size::Bench => &[(1, 2560), (512, 768), (512, 2560)],
         };
         let case = |label: &str, m, k, x| Case::new(label, QuantizeInt8 { m, k }).fill("x", x).scaled_by("q", "s");

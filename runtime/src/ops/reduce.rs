@@ -9,7 +9,7 @@ use crate::cpu::parallel;
 use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::reference::RefTensor;
 
 /// What is summed.
@@ -107,6 +107,25 @@ impl Kernel for Reduce {
         launch: |op, _| Launch::groups(op.blocks as usize).with("WORKGROUP", 256),
     }];
 
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["reduce_vector_f32"],
+            hot: true,
+            align: 16,
+            when: |op, _| op.c.is_multiple_of(4) && op.m.wrapping_mul(op.k).is_multiple_of(4),
+            launch: |op, _, _| CudaKernel::new("reduce_vector_f32", op.blocks as usize, 256).into(),
+        },
+        Cuda {
+            name: "plain",
+            entries: &["reduce_f32"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, _, _| CudaKernel::new("reduce_f32", op.blocks as usize, 256).into(),
+        },
+    ];
+
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("k", self.k as usize), ("p", self.p as usize)]
     }
@@ -163,7 +182,14 @@ impl Kernel for Reduce {
     fn cases(size: Size) -> Vec<Case> {
         let shapes: &[([usize; 2], usize)] = match size {
             Size::Small => &[([3, 4], 12), ([4, 4], 8)],
-            Size::Ragged => &[([1, 1], 1), ([5, 67], 335), ([5, 67], 100), ([7, 1031], 2062)],
+            Size::Ragged => &[
+                ([1, 1], 1),
+                ([5, 67], 335),
+                ([5, 67], 100),
+                ([7, 1031], 2062),
+                ([9, 1031], 9279),
+                ([5, 5000], 12_000),
+            ],
             Size::Bench => &[([768, 768], 2304), ([6912, 2560], 69_120), ([1, 256], 256)],
         };
         let kinds = [Kind::Sum, Kind::Abs, Kind::Square];

@@ -8,8 +8,8 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, CudaKernel, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
-use crate::ops::{rms_norm_grad, rms_norm_weight_grad};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::{cuda_rows, rms_norm_grad, rms_norm_weight_grad};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -49,14 +49,30 @@ impl Kernel for RmsNorm {
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.k)),
     }];
 
-    const CUDA: &'static [Cuda<Self>] = &[Cuda {
-        name: "plain",
-        entries: &["rms_norm_f32"],
-        hot: true,
-        align: 4,
-        when: |_, _| true,
-        launch: |op, _, _| CudaKernel::new("rms_norm_f32", op.m as usize, block(op.k)).into(),
-    }];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["rms_norm_vector_f32", "rms_norm_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.k),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["rms_norm_vector_f32", "rms_norm_vector_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["rms_norm_f32", "rms_norm_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["rms_norm_f32", "rms_norm_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("k", self.k as usize)]
@@ -120,7 +136,7 @@ impl Kernel for RmsNorm {
 pub(crate) fn shapes(size: Size) -> Vec<(u32, u32)> {
     match size {
         Size::Small => vec![(3, 8)],
-        Size::Ragged => vec![(1, 1), (5, 67), (2, 1031)],
+        Size::Ragged => vec![(1, 1), (5, 67), (2, 1031), (11, 64), (3, 2568), (2, 8264)],
         Size::Bench => vec![(1, 768), (512, 768), (512, 2560)],
     }
 }
@@ -128,9 +144,4 @@ pub(crate) fn shapes(size: Size) -> Vec<(u32, u32)> {
 /// Threads that share a row of `k` elements: a power of two, at most 256.
 pub(crate) fn workgroup(k: u32) -> usize {
     (k as usize).div_ceil(4).next_power_of_two().clamp(32, 256)
-}
-
-/// Threads of a CUDA block that shares a row of `k` elements: a multiple of 32, at most 256.
-pub(crate) fn block(k: u32) -> u32 {
-    k.div_ceil(4).next_multiple_of(32).clamp(32, 256)
 }

@@ -3,7 +3,8 @@
 //! With `g = w ⊙ dy`: `dx_ij = r_i · (g_ij − x_ij · r_i² · mean_l(g_il · x_il))`.
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::cuda_rows;
 use crate::ops::rms_norm::{shapes, workgroup};
 use crate::reference::RefTensor;
 
@@ -29,6 +30,31 @@ impl Kernel for RmsNormGrad {
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.k)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &["rms_norm_grad_vector_f32", "rms_norm_grad_vector_bf16"],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.k),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["rms_norm_grad_vector_f32", "rms_norm_grad_vector_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["rms_norm_grad_f32", "rms_norm_grad_bf16"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["rms_norm_grad_f32", "rms_norm_grad_bf16"]);
+                cuda_rows::rows(entry, op.m as usize, op.k, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("k", self.k as usize)]

@@ -3,7 +3,8 @@
 //! `dw_j += Σ_i dy_ij · x_ij · r_i`, rows in order.
 
 use crate::cpu::parallel;
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::cuda_rows;
 use crate::ops::rms_norm::shapes;
 use crate::reference::RefTensor;
 
@@ -29,6 +30,38 @@ impl Kernel for RmsNormWeightGrad {
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.k as usize).div_ceil(16)),
     }];
+
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "vector",
+            entries: &[
+                "rms_norm_weight_grad_vector_f32",
+                "rms_norm_weight_grad_vector_bf16",
+                "rms_norm_weight_grad_add",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, t| cuda_rows::whole_packs(t[0].dtype, op.k),
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(
+                    t[0].dtype,
+                    ["rms_norm_weight_grad_vector_f32", "rms_norm_weight_grad_vector_bf16"],
+                );
+                cuda_rows::columns(entry, "rms_norm_weight_grad_add", op.m, op.k, t[0].dtype)
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &["rms_norm_weight_grad_f32", "rms_norm_weight_grad_bf16", "rms_norm_weight_grad_add"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = cuda_rows::entry(t[0].dtype, ["rms_norm_weight_grad_f32", "rms_norm_weight_grad_bf16"]);
+                cuda_rows::columns(entry, "rms_norm_weight_grad_add", op.m, op.k, t[0].dtype)
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("k", self.k as usize)]
@@ -71,6 +104,11 @@ impl Kernel for RmsNormWeightGrad {
     fn cases(size: Size) -> Vec<Case> {
         let case =
             |(m, k)| Case::new(format!("{m}x{k}"), RmsNormWeightGrad { m, k }).fill("r", Fill::Uniform(0.5, 2.0));
-        shapes(size).into_iter().map(case).collect()
+        let mut shapes = shapes(size);
+        if size == Size::Ragged {
+            // More rows than fit into runs of 16, and columns that end inside a block.
+            shapes.extend([(2100, 8), (300, 296)]);
+        }
+        shapes.into_iter().map(case).collect()
     }
 }

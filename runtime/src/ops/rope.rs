@@ -8,10 +8,12 @@
 //! same at `r·f`. Positions from `c·f` on count as `c·f − 1`.
 
 use crate::cpu::parallel;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::ops::elementwise;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -122,6 +124,19 @@ impl Kernel for Rope {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.h as usize * (op.d as usize / 2)).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["rope_f32", "rope_bf16"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| {
+            // A thread makes two vectors of y, one in each half of a head.
+            let entry = if t[4].dtype == DType::Bf16 { "rope_bf16" } else { "rope_f32" };
+            elementwise::cuda(entry, t[4].bytes() / 2)
+        },
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -13,7 +13,9 @@ use crate::cpu::{math, parallel};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{
+    Args, Case, Cuda, CudaKernel, CudaLaunch, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl,
+};
 use crate::ops::rms_norm::workgroup;
 use crate::random::Random;
 use crate::reference::RefTensor;
@@ -85,6 +87,24 @@ fn kept(top_k: f32, v: usize) -> Option<usize> {
     (top_k >= 1.0 && top_k < v as f32).then_some(top_k as usize)
 }
 
+impl Sample {
+    /// The three launches that `cuda/kernels/sample.cu` describes, with the same constants.
+    fn cuda(&self) -> CudaLaunch {
+        const GROUPS: u32 = 1024;
+        const SPAN: u32 = 1024;
+        const GROUPS_A_BLOCK: u32 = 8;
+        let m = self.m as usize;
+        let groups = self.v.div_ceil(32 * self.v.div_ceil(32 * GROUPS));
+        let spans = self.v.div_ceil(SPAN);
+        let kernels = vec![
+            CudaKernel::new("sample_groups", m * groups.div_ceil(GROUPS_A_BLOCK) as usize, 256),
+            CudaKernel::new("sample_scores", m * spans as usize, 256),
+            CudaKernel::new("sample_pick", m, GROUPS),
+        ];
+        CudaLaunch { kernels, scratch: 8 * m as u64 * u64::from(groups + spans) }
+    }
+}
+
 fn draw(row: &[f32], temperature: f32, top_k: f32, noise: impl Fn(u32) -> u32) -> u32 {
     let mut best = (0, key(row[0]));
     for (j, &x) in row.iter().enumerate() {
@@ -130,6 +150,15 @@ impl Kernel for Sample {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups(op.m as usize).with("WORKGROUP", workgroup(op.v)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["sample_groups", "sample_scores", "sample_pick"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| op.cuda(),
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
@@ -194,6 +223,13 @@ impl Kernel for Sample {
             for (temperature, top_k) in [(0.0, 0.0), (0.8, 0.0), (0.8, 1.0), (1.0, 5.0), (1.5, f64::from(v))] {
                 cases.push(case(format!("{m}x{v}, temperature {temperature}, top {top_k}"), m, v, temperature, top_k));
             }
+        }
+        if size == Size::Ragged {
+            // Few and many of a long row, and a row of so many equal logits that no short list holds them.
+            for (m, v, top_k) in [(2, 5003, 40.0), (2, 5003, 0.0), (2, 5003, 1000.0), (1, 40_000, 50.0)] {
+                cases.push(case(format!("{m}x{v}, top {top_k}"), m, v, 0.9, top_k));
+            }
+            cases.push(case("5003 equal logits, top 5".into(), 1, 5003, 0.9, 5.0).fill("logits", Fill::Constant(0.5)));
         }
         if size != Size::Bench {
             cases.extend(special_cases());

@@ -9,7 +9,7 @@ use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::split;
 use crate::random::Random;
 use crate::reference::RefTensor;
@@ -45,6 +45,18 @@ impl Kernel for Ternarize {
         defines: &[],
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.n as usize * (op.k as usize).div_ceil(16)).div_ceil(256)),
+    }];
+
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["ternarize_f32"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |_, t, _| {
+            // A block of 256 threads makes 256 words.
+            CudaKernel::new("ternarize_f32", (t[2].bytes() / 4).div_ceil(256) as usize, 256).into()
+        },
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
@@ -91,7 +103,7 @@ impl Kernel for Ternarize {
     fn cases(size: Size) -> Vec<Case> {
         let shapes: &[(u32, u32, f64)] = match size {
             Size::Small => &[(3, 8, 0.5)],
-            Size::Ragged => &[(1, 1, 0.02), (5, 67, 0.3), (33, 1031, 1e-5)],
+            Size::Ragged => &[(1, 1, 0.02), (5, 67, 0.3), (33, 1031, 1e-5), (37, 112, 0.3)],
             Size::Bench => &[(768, 2048, 0.02), (6912, 2560, 0.02)],
         };
         let case = |&(n, k, s): &(u32, u32, f64)| {

@@ -11,13 +11,14 @@
 
 mod cases;
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod tile;
 
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::{attention_grad_kv, attention_grad_q, attention_stats};
 use crate::reference::RefTensor;
 
@@ -177,6 +178,7 @@ impl Kernel for Attention {
             launch: tile_launch,
         },
     ];
+    const CUDA: &'static [Cuda<Self>] = cuda::FORWARD;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         self.extents()

@@ -5,6 +5,7 @@
 //! dequantised values: `dX̂ = dY · Ŵ`, `dŴ += dYᵀ · X̂`.
 
 mod cpu;
+mod cuda;
 
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code)]
@@ -17,7 +18,7 @@ use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::dequantize_int8::dequantize_int8;
 use crate::ops::dequantize_ternary::dequantize_ternary;
 use crate::ops::matmul_nn::matmul_nn;
@@ -80,6 +81,7 @@ impl Kernel for TernaryMatmul {
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(64) * (op.m as usize).div_ceil(64)),
         },
     ];
+    const CUDA: &'static [Cuda<Self>] = cuda::VARIANTS;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         vec![("m", self.m as usize), ("n", self.n as usize), ("k", self.k as usize), ("l", self.l as usize)]
@@ -123,7 +125,23 @@ impl Kernel for TernaryMatmul {
         let shapes: &[(u32, u32, u32)] = match size {
             Size::Small => &[(1, 3, 8), (3, 5, 20)],
             Size::Ragged => {
-                &[(1, 1, 1), (1, 70, 1031), (3, 67, 259), (6, 9, 4099), (9, 130, 77), (67, 129, 515), (130, 61, 16)]
+                &[
+                    (1, 1, 1),
+                    (1, 70, 1031),
+                    (3, 67, 259),
+                    (6, 9, 4099),
+                    (9, 130, 77),
+                    (67, 129, 515),
+                    (130, 61, 16),
+                    // Rows of w of whole 16 bytes, k of more than 8192, tiles of 64 and of 128.
+                    (1, 37, 832),
+                    (1, 18, 8256),
+                    (2, 17, 64),
+                    (8, 35, 320),
+                    (9, 20, 2560),
+                    (67, 130, 384),
+                    (130, 692, 320),
+                ]
             }
             Size::Bench => &[(1, 768, 768), (512, 768, 768), (512, 2048, 768), (1, 6912, 2560), (512, 2560, 6912)],
         };
@@ -141,10 +159,12 @@ impl Kernel for TernaryMatmul {
                 unit.label = format!("{} integers", unit.label);
                 cases.push(unit);
             }
-            let extreme = case(&(2, 5, 8000)).fill("x", Fill::Constant(-128.0)).fill("w", Fill::Constant(1.0));
-            let mut extreme = extreme.fill("ws", Fill::Constant(0.5)).fill("xs", Fill::Constant(0.25)).exact();
-            extreme.label = format!("{} largest codes", extreme.label);
-            cases.push(extreme);
+            for shape in [(2, 5, 8000), (70, 5, 8000)] {
+                let extreme = case(&shape).fill("x", Fill::Constant(-128.0)).fill("w", Fill::Constant(1.0));
+                let mut extreme = extreme.fill("ws", Fill::Constant(0.5)).fill("xs", Fill::Constant(0.25)).exact();
+                extreme.label = format!("{} largest codes", extreme.label);
+                cases.push(extreme);
+            }
         }
         cases
     }

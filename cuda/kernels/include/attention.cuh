@@ -1,0 +1,163 @@
+// What the attention kernels share: the span of keys that a token sees, the packing of query heads
+// that read one key-value head, and moves of four elements.
+#pragma once
+#include "tritter.cuh"
+
+// The parameters of attention, attention_grad_q and attention_grad_kv.
+struct Attention {
+    u32 m, h, d, t, g;
+    float scale;
+};
+
+// The log of the sum of weights of a row that sees nothing.
+#define NOTHING (-1e30f)
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+#define NEGATIVE_INFINITY bits_f32(0xff800000u)
+
+// ---- rows and spans --------------------------------------------------------------------
+
+// Keys first .. end-1 that a token sees; first == end where it sees none. Both never decrease from
+// token to token.
+struct Span {
+    u32 first, end;
+
+    __device__ __forceinline__ bool sees(u32 key) const {
+        return key - first < end - first;
+    }
+};
+
+// Of a first and a last key. A last key past the end counts as the end.
+__device__ __forceinline__ Span span_of(const Attention& p, u32 first, u32 last) {
+    Span s;
+    s.end = last < p.t ? last + 1 : p.t;
+    s.first = first < s.end ? first : s.end;
+    return s;
+}
+
+__device__ __forceinline__ Span span_of(const Attention& p, const u32* span, u32 token) {
+    return span_of(p, span[2 * (u64)token], span[2 * (u64)token + 1]);
+}
+
+// The query rows of one key-value head: row r is head kv * shared + r % shared of token r / shared,
+// so that all rows of a tile read the same keys and spans never decrease from row to row.
+struct Rows {
+    u32 shared, count, h, head;
+
+    __device__ __forceinline__ Rows(const Attention& p, u32 kv)
+        : shared(p.h / p.g), count(p.m * (p.h / p.g)), h(p.h), head(kv * (p.h / p.g)) {}
+
+    // Index of row r among all (token, head).
+    __device__ __forceinline__ u64 at(u32 r) const {
+        return (u64)(r / shared) * h + head + r % shared;
+    }
+};
+
+// The block's key-value head and tile of query rows. Tiles that see the most keys (with causal spans
+// the last) begin first.
+struct Place {
+    u32 kv, tile;
+
+    __device__ __forceinline__ Place(const Attention& p)
+        : kv(blockIdx.x % p.g), tile(gridDim.x / p.g - 1 - blockIdx.x / p.g) {}
+};
+
+// The spans of a tile of N rows, in shared memory. Rows past the last repeat it.
+template <u32 N>
+struct Spans {
+    u32* first;
+    u32* end;
+
+    // All threads call; followed by a barrier before the first use.
+    __device__ __forceinline__ void load(const Attention& p, const Rows& rows, const u32* span, u32 row) {
+        for (u32 r = threadIdx.x; r < N; r += blockDim.x) {
+            u32 known = row + r < rows.count ? row + r : rows.count - 1;
+            Span s = span_of(p, span, known / rows.shared);
+            first[r] = s.first;
+            end[r] = s.end;
+        }
+    }
+
+    __device__ __forceinline__ Span of(u32 r) const {
+        Span s;
+        s.first = first[r];
+        s.end = end[r];
+        return s;
+    }
+
+    // Does every row see the keys from .. to-1?
+    __device__ __forceinline__ bool all_see(u32 from, u32 to) const {
+        return first[N - 1] <= from && to <= end[0];
+    }
+
+    // Does a row see this key? Among the rows that begin at or before the key the last ends last.
+    // Keys that nobody sees may hold NaN and must not be multiplied even by zero.
+    __device__ __forceinline__ bool somebody_sees(u32 key) const {
+        u32 low = 0;
+#pragma unroll
+        for (u32 step = N / 2; step > 0; step /= 2) {
+            low += first[low + step] <= key ? step : 0;
+        }
+        return first[low] <= key && key < end[low];
+    }
+};
+
+// The number of tokens at the beginning of 0 .. n-1 for which `test` holds; it holds for no token
+// after one for which it does not. All lanes of the warp call with the same arguments and get the
+// result; each round asks 32 tokens.
+template <typename Test>
+__device__ __forceinline__ u32 count_leading(u32 n, Test test) {
+    u32 low = 0;
+    u32 high = n;
+    while (low < high) {
+        u32 step = (high - low + WARP - 1) / WARP;
+        u32 token = low + threadIdx.x % WARP * step;
+        bool holds = token < high && test(token);
+        u32 held = __popc(__ballot_sync(FULL_MASK, holds));
+        if (held == 0) {
+            return low;
+        }
+        u32 next = low + held * step;
+        low += (held - 1) * step + 1;
+        high = next < high ? next : high;
+    }
+    return low;
+}
+
+// ---- elements --------------------------------------------------------------------------
+
+// The two 16-bit elements of a word.
+__device__ __forceinline__ void unpack(u32 word, bf16, float& low, float& high) {
+    low = bits_f32(word << 16);
+    high = bits_f32(word & 0xffff0000u);
+}
+
+__device__ __forceinline__ void unpack(u32 word, f16, float& low, float& high) {
+    f16 x;
+    x.bits = (u16)word;
+    low = to_f32(x);
+    x.bits = (u16)(word >> 16);
+    high = to_f32(x);
+}
+
+// Elements c .. c+3 of a row of d (even), as far as there are; c is a multiple of 4. With `wide`
+// the row starts at a multiple of four elements in memory and d is one.
+__device__ __forceinline__ void store4(float* row, u32 c, u32 d, bool wide, const float (&x)[4]) {
+    if (wide) {
+        *(float4*)(row + c) = make_float4(x[0], x[1], x[2], x[3]);
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            if (c + i < d) {
+                row[c + i] = x[i];
+            }
+        }
+    }
+}
+
+__device__ __forceinline__ void store4(bf16* row, u32 c, u32 d, bool, const float (&x)[4]) {
+    *(u32*)(row + c) = pack_bf16(x[0], x[1]);
+    if (c + 2 < d) {
+        *(u32*)(row + c + 2) = pack_bf16(x[2], x[3]);
+    }
+}
