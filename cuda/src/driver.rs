@@ -14,6 +14,8 @@ pub type Address = u64;
 /// What a driver reports of its device.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
+    /// Number among the cards that the driver shows.
+    pub ordinal: usize,
     /// Name of the card.
     pub name: String,
     /// Driver version and how kernels are had, for people.

@@ -5,10 +5,17 @@
 //! without a driver gets a sentence instead of a loader error.
 
 mod backend;
+pub mod cubin;
 pub mod driver;
+mod find;
 mod memory;
+pub mod nvidia;
+pub mod nvrtc;
+mod open;
 mod probe;
 mod program;
+pub mod yardstick;
 
 pub use backend::{Options, open_with_driver};
+pub use open::{count, driver, open, status};
 pub use probe::{Probe, probe};
