@@ -3,8 +3,10 @@
 pub mod program;
 pub mod translate;
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tritter_runtime::op::Row;
+use tritter_runtime::device::Caps;
+use tritter_runtime::op::{Case, Row};
 use tritter_runtime::{Device, Opened, gpu};
 
 /// A device to test on, or the reason why it is absent.
@@ -14,39 +16,100 @@ pub struct Candidate {
     /// The device.
     pub device: Result<Device, String>,
     /// The one variant that is to run; `None` for what the device chooses.
-    pub variant: Option<String>,
+    pub variant: Option<Variant>,
+}
+
+/// A kernel variant by name.
+#[derive(Clone, Debug)]
+pub enum Variant {
+    /// Of the WGSL shaders.
+    Wgsl(&'static str),
+    /// Of the CUDA kernels.
+    Cuda(&'static str),
+}
+
+impl Variant {
+    /// Has the row a variant of this name?
+    pub fn of(&self, row: &Row) -> bool {
+        match self {
+            Variant::Wgsl(name) => row.wgsl.contains(name),
+            Variant::Cuda(name) => row.cuda.iter().any(|v| v.name == *name),
+        }
+    }
+
+    /// Does it take the operands of a case?
+    pub fn takes(&self, case: &Case, caps: &Caps) -> bool {
+        match self {
+            Variant::Wgsl(name) => case.op.wgsl(&case.specs()).iter().any(|choice| choice.variant == *name),
+            Variant::Cuda(name) => case.op.cuda(&case.specs(), caps).iter().any(|choice| choice.variant == *name),
+        }
+    }
 }
 
 impl Candidate {
     /// Has the row anything to run here?
     pub fn runs(&self, row: &Row) -> bool {
-        self.variant.as_ref().is_none_or(|v| row.wgsl.contains(&v.as_str()))
+        self.variant.as_ref().is_none_or(|v| v.of(row))
     }
 }
 
-/// The devices that tests run on: the CPU, and the first wgpu adapter, software included.
+/// The devices that whole programs run on: the CPU, the first wgpu adapter (software included), and
+/// the first CUDA card, or, without one, the kernels in the emulator.
 pub fn devices() -> Vec<Candidate> {
     let cpu = Candidate { label: "cpu".into(), device: Ok(tritter_runtime::cpu::open()), variant: None };
-    vec![cpu, wgpu("wgpu", None, false)]
+    vec![cpu, wgpu("wgpu", None, false), cuda(None)]
 }
 
-/// [`devices`], every WGSL variant by itself, and parameters as uniforms (browsers).
+/// [`devices`], the CUDA kernels in the checking emulator, every WGSL and CUDA variant by itself, and
+/// parameters as uniforms (browsers).
 pub fn candidates() -> Vec<Candidate> {
-    let mut names: Vec<&str> = Row::all().iter().flat_map(|row| row.wgsl.iter().copied()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let variants = names.into_iter().map(|name| wgpu(&format!("wgpu.{name}"), Some(name.into()), false));
-    devices().into_iter().chain(variants).chain([wgpu("wgpu.uniform", None, true)]).collect()
+    let mut all = devices();
+    all.push(emulator(None));
+    let wgsl = Row::all().iter().flat_map(|row| row.wgsl.iter().copied());
+    all.extend(unique(wgsl).map(|name| wgpu(&format!("wgpu.{name}"), Some(name), false)));
+    all.push(wgpu("wgpu.uniform", None, true));
+    let kernels = Row::all().iter().flat_map(|row| row.cuda.iter().map(|v| v.name));
+    all.extend(unique(kernels).map(|name| emulator(Some(name))));
+    all
 }
 
-fn wgpu(label: &str, variant: Option<String>, uniform_params: bool) -> Candidate {
-    let options =
-        gpu::Options { allow_software: true, variant: variant.clone(), uniform_params, ..gpu::Options::default() };
-    let device = match gpu::open_with(options) {
+fn unique(names: impl Iterator<Item = &'static str>) -> impl Iterator<Item = &'static str> {
+    names.collect::<BTreeSet<_>>().into_iter()
+}
+
+fn opened(opened: Opened) -> Result<Device, String> {
+    match opened {
         Opened::Ready(device) => Ok(device),
         Opened::Absent { why } => Err(why),
+    }
+}
+
+fn wgpu(label: &str, variant: Option<&'static str>, uniform_params: bool) -> Candidate {
+    let name = variant.map(str::to_string);
+    let options = gpu::Options { allow_software: true, variant: name, uniform_params, ..gpu::Options::default() };
+    Candidate { label: label.into(), device: opened(gpu::open_with(options)), variant: variant.map(Variant::Wgsl) }
+}
+
+/// A card, or the emulator at its fastest.
+fn cuda(variant: Option<&'static str>) -> Candidate {
+    let options = tritter_cuda::Options { variant: variant.map(str::to_string), ..Default::default() };
+    let device = opened(tritter_cuda::open(None, options)).or_else(|_| {
+        let options = tritter_cuda_emulator::Options { checked: false, ..Default::default() };
+        opened(tritter_cuda_emulator::device(options))
+    });
+    Candidate { label: "cuda".into(), device, variant: variant.map(Variant::Cuda) }
+}
+
+/// The emulator with all its checks.
+fn emulator(variant: Option<&'static str>) -> Candidate {
+    let label = variant.map_or("emulator".to_string(), |name| format!("emulator.{name}"));
+    let options = tritter_cuda_emulator::Options {
+        checked: true,
+        seed: fresh_seed(),
+        variant: variant.map(str::to_string),
+        ..Default::default()
     };
-    Candidate { label: label.into(), device, variant }
+    Candidate { label, device: opened(tritter_cuda_emulator::device(options)), variant: variant.map(Variant::Cuda) }
 }
 
 /// A seed that no earlier run had; tests print it when they fail.

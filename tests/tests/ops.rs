@@ -1,7 +1,8 @@
 //! Every row on every device that is present, in every variant that the device allows.
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use tritter_runtime::check::check_case;
+use tritter_runtime::Device;
+use tritter_runtime::check::{Placement, check_placed};
 use tritter_runtime::op::{Case, Row, Size};
 use tritter_tests::{Candidate, candidates, fresh_seed};
 
@@ -28,24 +29,22 @@ fn trial(candidate: &Candidate, row: &'static Row) -> Option<Trial> {
     let variant = candidate.variant.clone();
     Some(Trial::test(name, move || {
         let mut ran = 0;
-        for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases) {
-            if variant.as_ref().is_none_or(|v| takes(&case, v)) {
-                agrees(&device, &case)?;
-                ran += 1;
+        let takes = |case: &Case| variant.as_ref().is_none_or(|v| v.takes(case, device.caps()));
+        for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases).filter(takes) {
+            agrees(&device, &case, Placement::Aligned)?;
+            if variant.is_none() {
+                agrees(&device, &case, Placement::Sliced)?;
             }
+            ran += 1;
         }
         if ran == 0 { Err(Failed::from("no case reaches this variant")) } else { Ok(()) }
     }))
 }
 
-fn takes(case: &Case, variant: &str) -> bool {
-    case.op.wgsl(&case.specs()).iter().any(|choice| choice.variant == variant)
-}
-
-fn agrees(device: &tritter_runtime::Device, case: &Case) -> Result<(), Failed> {
+fn agrees(device: &Device, case: &Case, placement: Placement) -> Result<(), Failed> {
     let seed = fresh_seed();
-    let at = || format!("case `{}` with seed {seed}", case.label);
-    let finding = check_case(device, case, seed).map_err(|e| format!("{}: {e}", at()))?;
+    let at = || format!("case `{}` ({placement:?}) with seed {seed}", case.label);
+    let finding = check_placed(device, case, seed, placement).map_err(|e| format!("{}: {e}", at()))?;
     match finding.fault {
         Some(fault) => Err(format!("{}, variant {}: {fault}", at(), finding.variant).into()),
         None => Ok(()),

@@ -251,6 +251,9 @@ pub(crate) struct Check {
     /// Only rows whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) row: Option<String>,
+    /// Runs of one program of all rows, over which memory in use must not grow
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) replays: usize,
     /// Print what each row has (signature, kernels, gradient, cases) and check nothing
     #[arg(long)]
     pub(crate) coverage: bool,
@@ -264,6 +267,12 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "TEXT")]
         row: Option<String>,
         /// Seconds for each case, about
+        #[arg(long, default_value_t = 0.3)]
+        seconds: f64,
+    },
+    /// Our CUDA kernels against cuBLAS on one card, in one run
+    Yardstick {
+        /// Seconds for each of our kernels, about
         #[arg(long, default_value_t = 0.3)]
         seconds: f64,
     },

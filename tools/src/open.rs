@@ -1,7 +1,6 @@
-//! Opening what the command line names: devices, models.
+//! Opening the models that the command line names.
 
-use crate::cli::Global;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 use tritter_model::generation_config::GenerationConfig;
 use tritter_model::locate::{Located, locate};
@@ -11,32 +10,6 @@ use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{Form, Model};
 use tritter_model::{Config, config::Family};
 use tritter_runtime::Device;
-
-/// Opens the device of `--device`, sets the threads, and says what was chosen and why.
-pub(crate) fn device(global: &Global) -> Result<Device> {
-    if let Some(threads) = global.threads {
-        if threads == 0 {
-            bail!("--threads must be at least 1");
-        }
-        // A second call in one process keeps the first pool; commands open one device.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    }
-    let cuda = (global.device == "auto" || global.device.starts_with("cuda")).then(tritter_cuda::probe);
-    if let (Some(tritter_cuda::Probe::Absent { why }), true) = (&cuda, global.device.starts_with("cuda")) {
-        bail!("device `{}` is not available: {why}", global.device);
-    }
-    if let (Some(tritter_cuda::Probe::Driver { version }), true) = (&cuda, global.device.starts_with("cuda")) {
-        bail!(
-            "device `{}`: a driver for CUDA {version} is there, but this build has no CUDA kernels yet; use --device wgpu",
-            global.device
-        );
-    }
-    let choice = Device::choose(&global.device)?;
-    let caps = choice.device.caps();
-    let software = if caps.software { ", a software adapter" } else { "" };
-    eprintln!("device: {} ({}{software}): {}", caps.id, caps.name, choice.reason);
-    Ok(choice.device)
-}
 
 /// A model folder or preset, described but not loaded.
 pub(crate) struct Opened {

@@ -1,7 +1,8 @@
 //! `tritter bench decode`: tokens per second of prefill and of single steps.
 
 use crate::cli::Global;
-use crate::open::{self, Opened};
+use crate::device;
+use crate::open::Opened;
 use crate::output;
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -47,7 +48,7 @@ pub(crate) fn run(
         opened.config.vocab_size = vocab;
         opened.config.validate()?;
     }
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let capacity = prompt + tokens + 1;
     let loaded = opened.load(&device, capacity)?;
     let load_seconds = start.elapsed().as_secs_f64();

@@ -1,7 +1,7 @@
 //! `tritter bench kernels`: every row at its bench sizes.
 
 use crate::cli::Global;
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::Result;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -30,7 +30,7 @@ struct Report {
 }
 
 pub(crate) fn run(global: &Global, row: Option<&str>, seconds: f64) -> Result<ExitCode> {
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let wanted: Vec<&Row> = Row::all().iter().filter(|r| row.is_none_or(|w| r.name.contains(w))).collect();
     if wanted.is_empty() {
         anyhow::bail!("no row has `{}` in its name", row.unwrap_or_default());

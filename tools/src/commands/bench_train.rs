@@ -2,11 +2,12 @@
 
 use crate::cli::{Arch, Global};
 use crate::commands::bench_decode::median;
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Instant;
+use tritter_model::Config;
 use tritter_model::config::Family;
 use tritter_model::presets::preset;
 use tritter_model::source::FromSeed;
@@ -35,10 +36,24 @@ struct Report {
     vocab: usize,
     tokens_per_second: f64,
     step_seconds_median: f64,
+    /// 6 operations a token and matrix weight, and causal attention forward and backward.
+    model_tera_ops_per_second: f64,
     planned_bytes: u64,
     used_bytes: u64,
     /// Share of a step's time by row, largest first.
     rows: Vec<(&'static str, f64)>,
+}
+
+/// Operations of one step as papers count them: `6·N` a token, with N the weights of all matrices that
+/// a token is multiplied with, and for each layer and visible key `12·D` (two products of width D,
+/// forward once and backward twice), half the context being visible on average.
+fn operations(config: &Config, job: &Job) -> f64 {
+    let count = config.parameters();
+    let (width, tokens) = (config.hidden_size as f64, (job.batch * job.context) as f64);
+    let head = if config.tie_embeddings { count.embedding } else { 0 };
+    let matrices = (count.ternary + count.dense + head) as f64;
+    let attention = 12.0 * config.num_layers as f64 * width * job.context as f64 / 2.0;
+    tokens * (6.0 * matrices + attention)
 }
 
 /// Family of `--arch`.
@@ -54,7 +69,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     let shape = preset(&job.preset).with_context(|| format!("there is no preset `{}`", job.preset))?;
     let config = shape.config(family(job.arch), job.vocab, None);
     config.validate()?;
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let model = Model::new(&config, Form::Train, job.context);
     let plan =
         StepsPlan::new(&model, Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false })?;
@@ -91,6 +106,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         vocab: config.vocab_size,
         tokens_per_second: (job.batch * job.context) as f64 / median,
         step_seconds_median: median,
+        model_tera_ops_per_second: operations(&config, job) / median / 1e12,
         planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
         rows,
@@ -99,11 +115,12 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         output::json(&report)?;
     } else {
         output::print(&format!(
-            "{} on {}, {} threads: {:.1} tokens/s ({} x {} tokens, vocabulary {}, median step {:.2} s)\nmemory: {} planned, {} in use\n",
+            "{} on {}, {} threads: {:.1} tokens/s, {:.3} Top/s ({} x {} tokens, vocabulary {}, median step {:.3} s)\nmemory: {} planned, {} in use\n",
             report.preset,
             report.device,
             report.threads,
             report.tokens_per_second,
+            report.model_tera_ops_per_second,
             report.batch,
             report.context,
             report.vocab,

@@ -1,13 +1,15 @@
 //! `tritter check`: every kernel of a device against its f64 reference.
 
 use crate::cli::{Check, Global};
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tritter_runtime::check::{Finding, check_rows};
-use tritter_runtime::op::{Gradient, Row, Size};
+use tritter_runtime::Device;
+use tritter_runtime::check::{Finding, check_replays, check_rows};
+use tritter_runtime::device::Support;
+use tritter_runtime::op::{Case, Gradient, Row, Size};
 
 #[derive(Serialize)]
 struct Line {
@@ -27,6 +29,10 @@ struct Report {
     checks: Vec<Line>,
     passed: usize,
     failed: usize,
+    /// Runs of one program of all rows.
+    replays: usize,
+    /// What grew over them.
+    growth: Option<String>,
 }
 
 /// A seed that differs from run to run.
@@ -42,7 +48,7 @@ pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
     if !Row::all().iter().any(|row| row.name.contains(wanted)) {
         bail!("no row has `{wanted}` in its name; `tritter check --coverage` lists them");
     }
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let seed = args.seed.unwrap_or_else(clock_seed);
     let mut checks = Vec::new();
     let mut report = |f: &Finding| {
@@ -60,14 +66,53 @@ pub(crate) fn run(global: &Global, args: &Check) -> Result<ExitCode> {
             fault: f.fault.clone(),
         });
     };
-    let (passed, failed) = check_rows(&device, seed, |row| row.name.contains(wanted), &mut report)?;
+    let named = |case: &Case| case.op.row().name.contains(wanted);
+    let (mut passed, mut failed) = check_rows(&device, seed, named, &mut report)?;
+    for variant in variants(device.caps().backend) {
+        // Cases that the device would run by another variant of this name.
+        let choice = device::with_variant(&device.caps().id, Some(variant))?.device;
+        let takes = |device: &Device, case: &Case| matches!(device.backend().supports(&case.op, &case.specs()), Support::Variant(name) if name == variant);
+        let wanted = |case: &Case| named(case) && takes(&choice, case) && !takes(&device, case);
+        let (more, bad) = check_rows(&choice, seed, wanted, &mut report)?;
+        (passed, failed) = (passed + more, failed + bad);
+    }
+    let growth = growth(&device, args.replays)?;
+    failed += usize::from(growth.is_some());
     if global.json {
-        output::json(&Report { device: device.label(), seed, checks, passed, failed })?;
+        output::json(&Report { device: device.label(), seed, checks, passed, failed, replays: args.replays, growth })?;
     } else {
         output::print(&summary(&checks))?;
+        if let Some(growth) = growth {
+            output::print(&format!("FAIL {growth}\n"))?;
+        }
         output::print(&format!("{passed} passed, {failed} failed on {} with seed {seed}\n", device.label()))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0 || passed == 0)))
+}
+
+/// Names of all kernel variants of a backend.
+fn variants(backend: &str) -> Vec<&'static str> {
+    let of = |row: &'static Row| -> Vec<&'static str> {
+        match backend {
+            "wgpu" => row.wgsl.clone(),
+            "cuda" => row.cuda.iter().map(|v| v.name).collect(),
+            _ => Vec::new(),
+        }
+    };
+    let mut names: Vec<&str> = Row::all().iter().flat_map(of).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Replays a program of all rows and says by how much memory grew, if it did.
+fn growth(device: &Device, replays: usize) -> Result<Option<String>> {
+    if replays == 0 {
+        return Ok(None);
+    }
+    let (before, after) = check_replays(device, replays)?;
+    Ok((before != after)
+        .then(|| format!("{replays} runs of one program changed memory in use from {before:?} to {after:?}")))
 }
 
 #[derive(Serialize)]
@@ -75,6 +120,7 @@ struct Covered {
     row: &'static str,
     signature: &'static str,
     wgsl: Vec<&'static str>,
+    cuda: Vec<&'static str>,
     gradient: &'static str,
     cases: usize,
 }
@@ -85,6 +131,7 @@ fn coverage(global: &Global) -> Result<ExitCode> {
         row: row.name,
         signature: row.signature.text,
         wgsl: row.wgsl.clone(),
+        cuda: row.cuda.iter().map(|v| v.name).collect(),
         gradient: match row.gradient {
             Gradient::Rule => "yes",
             Gradient::None(why) => why,
@@ -100,10 +147,10 @@ fn coverage(global: &Global) -> Result<ExitCode> {
         .iter()
         .map(|c| {
             let gradient = if c.gradient == "yes" { "yes".into() } else { format!("no: {}", c.gradient) };
-            vec![c.row.into(), c.cases.to_string(), "yes".into(), c.wgsl.join(" "), gradient]
+            vec![c.row.into(), c.cases.to_string(), "yes".into(), c.wgsl.join(" "), c.cuda.join(" "), gradient]
         })
         .collect();
-    output::print(&output::table(&["row", "cases", "cpu", "wgsl", "gradient"], &rows))?;
+    output::print(&output::table(&["row", "cases", "cpu", "wgsl", "cuda", "gradient"], &rows))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,7 @@
 //! `tritter demo`: the main job on an embedded default, from text to a packed model that talks.
 
 use crate::cli::{Demo, Global};
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
             let _ = output::print(text);
         }
     };
-    let device = open::device(global)?;
+    let device = device::open(global)?;
 
     let tokenizer = train_bpe(stories(), VOCAB)?;
     let corpus = corpus(temporary.path(), &tokenizer, args.seed)?;

@@ -1,7 +1,8 @@
 //! `tritter generate`.
 
 use crate::cli::{Generate, Global};
-use crate::open::{self, Opened};
+use crate::device;
+use crate::open::Opened;
 use crate::output;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -58,7 +59,7 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     }
     let settings = settings(&opened, args)?;
     let seed = args.seed.unwrap_or_else(crate::commands::check::clock_seed);
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let model = opened.load(&device, capacity)?;
     let cache = if args.cache_f16 { DType::F16 } else { DType::F32 };
     let mut session = SessionPlan::new(&model, capacity, cache)?.open(&device)?;

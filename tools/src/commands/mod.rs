@@ -3,6 +3,7 @@
 mod bench_decode;
 mod bench_kernels;
 mod bench_train;
+mod bench_yardstick;
 mod check;
 mod demo;
 mod devices;
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Devices => devices::run(global),
         Command::Check(args) => check::run(global, &args),
         Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
+        Command::Bench(Bench::Yardstick { seconds }) => bench_yardstick::run(global, seconds),
         Command::Bench(Bench::Decode { model, prompt, tokens, vocab }) => {
             bench_decode::run(global, &model, prompt, tokens, vocab)
         }

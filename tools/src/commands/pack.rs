@@ -1,7 +1,8 @@
 //! `tritter pack` and `tritter unpack`.
 
 use crate::cli::{Global, Pack, Unpack};
-use crate::open::{self, Opened};
+use crate::device;
+use crate::open::Opened;
 use crate::output;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -35,7 +36,7 @@ pub(crate) fn pack(global: &Global, args: &Pack) -> Result<ExitCode> {
     }
     let folder = opened.folder()?.clone();
     unoccupied(&args.out)?;
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let model = opened.load(&device, PROBE)?;
     fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;
@@ -61,7 +62,7 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
     }
     let folder = opened.folder()?.clone();
     unoccupied(&args.out)?;
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let model = opened.load(&device, PROBE)?;
     fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;

@@ -2,7 +2,7 @@
 
 use crate::cli::{Course, Global, Train};
 use crate::commands::bench_train::family;
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
         corpus.train.tokens.len(),
         corpus.val.tokens.len()
     );
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let stop = stop_on_signal()?;
     let mut settings = settings(args);
     settings.rates.warmup = warmup(args, &folder)?;

@@ -1,12 +1,12 @@
 //! `tritter validate`.
 
 use crate::cli::{Global, Validate};
-use crate::{open, output};
+use crate::{device, output};
 use anyhow::Result;
 use std::process::ExitCode;
 
 pub(crate) fn run(global: &Global, args: &Validate) -> Result<ExitCode> {
-    let device = open::device(global)?;
+    let device = device::open(global)?;
     let report = tritter::validate::validate(&args.folder, &device)?;
     if global.json {
         output::json(&report)?
