@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) used: Arc<AtomicU64>,
     kernels: Mutex<HashMap<(&'static str, &'static str), Kernel>>,
     workspace: Mutex<Option<Arc<Memory>>>,
+    /// Held while launches go out one by one: programs share scratch memory, so they may not mix.
+    pub(crate) order: Mutex<()>,
     tickets: AtomicU64,
 }
 
@@ -66,6 +68,7 @@ impl Context {
             used: Arc::default(),
             kernels: Mutex::default(),
             workspace: Mutex::default(),
+            order: Mutex::default(),
             tickets: AtomicU64::new(0),
         })
     }

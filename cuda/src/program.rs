@@ -51,6 +51,7 @@ impl CudaProgram {
     /// Launches one by one and waits for each, so that an error names its op.
     fn run_serially(&self) -> Result<()> {
         let driver = &self.context.driver;
+        let _alone = self.context.order.lock();
         for node in &self.nodes {
             for launch in &node.launches {
                 let outcome = driver.launch(launch).and_then(|()| driver.wait());
@@ -64,6 +65,7 @@ impl CudaProgram {
     fn node_times(&self, repeats: u32) -> Result<Vec<Duration>> {
         let launches = self.launches();
         let mut times = vec![Vec::new(); self.nodes.len()];
+        let _alone = self.context.order.lock();
         for _ in 0..repeats {
             let each = self.context.driver.time(&launches).map_err(|fault| self.context.error(&fault))?;
             let mut each = each.into_iter();

@@ -57,6 +57,15 @@ static const char* place(const Machine* m, u64 address, char (&text)[96]) {
          place(m, address, text), whose, wrote ? "written" : "read");
 }
 
+// Why the copy that is under way into a byte has not landed.
+static const char* why_pending(const Machine* m, u64 stamp, u64 address) {
+    const Fiber* f = &m->fibers[thread_of(stamp)];
+    for (const Copy& copy : f->copies) {
+        if (address - (u64)copy.to < copy.bytes && copy.group == f->open_group) return "its group was not committed";
+    }
+    return "its group was not waited for";
+}
+
 // What one access does to one cell. `fresh`: stamps before it are no write that may be read.
 static inline void touch(Machine* m, Fiber* f, Cell* c, u64 address, Kind kind, u64 horizon, u64 fresh, u32 at) {
     char text[96];
@@ -67,8 +76,8 @@ static inline void touch(Machine* m, Fiber* f, Cell* c, u64 address, Kind kind, 
         return;
     }
     if ((c->write & PENDING) && c->write >= horizon) {
-        fail(m, f, at, c->write_at, "%s %s while an asynchronous copy into it is under way",
-             kind == READ ? "reads" : "writes", place(m, address, text));
+        fail(m, f, at, c->write_at, "%s %s while an asynchronous copy into it is under way (%s)",
+             kind == READ ? "reads" : "writes", place(m, address, text), why_pending(m, c->write, address));
     }
     if ((kind == READ || kind == WRITE_ATOMIC) && c->write < fresh) {
         fail(m, f, at, 0, "reads %s, which nobody has written", place(m, address, text));

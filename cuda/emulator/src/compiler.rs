@@ -1,5 +1,6 @@
 //! The system's C++ compiler, and libraries that it has made before.
 
+use crate::source;
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ const KERNEL: &[&str] = &[
     "-fno-math-errno",
     "-fno-crossjumping",
     "-fno-tree-tail-merge",
+    "-fno-optimize-sibling-calls",
     "-ffp-contract=fast",
     "-fno-strict-aliasing",
 ];

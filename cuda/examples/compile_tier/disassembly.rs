@@ -14,6 +14,8 @@ pub(crate) struct Disassembler(PathBuf);
 /// Instructions of one entry point that say how well it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
+    /// All.
+    pub(crate) all: u32,
     /// 16-byte loads from global memory to registers.
     pub(crate) loads: u32,
     /// 16-byte copies from global to shared memory.
@@ -66,7 +68,8 @@ fn count(text: &str) -> BTreeMap<String, Counts> {
     let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
     let mut section = None;
     for line in text.lines() {
-        if let Some(rest) = line.trim_start().strip_prefix(".section") {
+        // `.sectionflags` and `.sectioninfo` follow it.
+        if let Some(rest) = line.trim_start().strip_prefix(".section").filter(|r| r.starts_with(char::is_whitespace)) {
             let name = rest.trim_start().split(',').next().unwrap_or_default();
             section = name.strip_prefix(".text.").map(str::to_string);
             if let Some(name) = &section {
@@ -90,6 +93,7 @@ fn opcode(line: &str) -> Option<&str> {
 impl Counts {
     fn add(&mut self, opcode: &str) {
         let (operation, modifiers) = opcode.split_once('.').unwrap_or((opcode, ""));
+        self.all += 1;
         let wide = modifiers.split('.').any(|modifier| modifier == "128");
         match operation {
             "LDG" if wide => self.loads += 1,
@@ -107,6 +111,8 @@ mod tests {
 
     const TEXT: &str = "
 \t.section\t.text.rope_f32,\"ax\",@progbits
+\t.sectionflags\t@\"SHF_BARRIERS=1\"
+\t.sectioninfo\t@\"SHI_REGISTERS=40\"
 rope_f32:
         /*0000*/                   LDC R1, c[0x0][0x28] ;
         /*0010*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR6][R2.64] ;
@@ -124,8 +130,8 @@ rope_f32:
     #[test]
     fn instructions_are_counted_by_entry() {
         let counts = count(TEXT);
-        assert_eq!(counts["rope_f32"], Counts { loads: 1, copies: 1, tensor: 0, local: 1 });
-        assert_eq!(counts["rope_bf16"], Counts { loads: 0, copies: 0, tensor: 2, local: 1 });
+        assert_eq!(counts["rope_f32"], Counts { all: 5, loads: 1, copies: 1, tensor: 0, local: 1 });
+        assert_eq!(counts["rope_bf16"], Counts { all: 3, loads: 0, copies: 0, tensor: 2, local: 1 });
         assert_eq!(counts.len(), 2);
     }
 }

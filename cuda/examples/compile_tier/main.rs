@@ -136,7 +136,8 @@ fn compile(nvrtc: &Nvrtc, tool: Option<&Disassembler>, source: &Source, arch: Ar
     if let Some(tool) = tool {
         let counts = tool.count(&compiled.image.0).map_err(|e| format!("nvdisasm on {}.cu: {e:#}", source.name))?;
         for entry in &mut entries {
-            entry.counts = counts.get(&entry.name).copied();
+            let code = counts.get(&entry.name).filter(|counts| counts.all > 0);
+            entry.counts = Some(*code.ok_or_else(|| format!("nvdisasm shows no code of `{}`", entry.name))?);
         }
     }
     Ok(Made { cubin: compiled.image.0, entries, warnings })

@@ -9,8 +9,8 @@ use tritter_cuda::cubin::Arch;
 const SHOWN: &[Arch] = &[Arch::new(8, 0), Arch::new(8, 9), Arch::new(9, 0), Arch::new(12, 0)];
 
 const HEAD: &str = "\
-| entry | arch | registers | shared | stack | spilled | reloaded | LDG.128 | LDGSTS.128 | MMA | local |
-|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| entry | arch | registers | shared | stack | spilled | reloaded | instructions | LDG.128 | LDGSTS.128 | MMA | local |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|
 ";
 
 /// Its lines, sorted by file, entry and architecture.
@@ -41,7 +41,7 @@ impl Table {
             text,
             "Written by `cargo run --release -p tritter-cuda --example compile_tier -- --write` with {}. Registers of a\n\
              thread; bytes of static shared memory of a block; bytes of stack, spill stores and spill loads of a thread;\n\
-             numbers of instructions: 16-byte loads from global memory, 16-byte copies from global to shared memory,\n\
+             numbers of instructions: all, 16-byte loads from global memory, 16-byte copies from global to shared memory,\n\
              tensor-core instructions, loads and stores of local memory.\n\n",
             self.compiler
         );
@@ -64,13 +64,13 @@ impl Table {
 fn line(entry: &Entry, arch: Arch) -> String {
     let Entry { name, registers, shared, stack, spills: (stores, loads), counts } = entry;
     let counts = match counts {
-        Some(c) => format!("{} | {} | {} | {}", c.loads, c.copies, c.tensor, c.local),
-        None => "? | ? | ? | ?".into(),
+        Some(c) => format!("{} | {} | {} | {} | {}", c.all, c.loads, c.copies, c.tensor, c.local),
+        None => "? | ? | ? | ? | ?".into(),
     };
     format!("| `{name}` | {arch} | {registers} | {shared} | {stack} | {stores} | {loads} | {counts} |\n")
 }
 
-/// A line without its last four cells.
+/// A line without its last five cells.
 fn without_counts(line: &str) -> String {
     line.split('|').take(8).collect::<Vec<_>>().join("|").trim_end().to_string()
 }
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn a_line_for_each_entry_and_architecture() {
         let text = table(Some(Counts { loads: 4, ..Counts::default() }), 20).text();
-        assert!(text.contains("| `rope_f32` | sm_80 | 20 | 0 | 0 | 0 | 0 | 4 | 0 | 0 | 0 |\n"), "{text}");
+        assert!(text.contains("| `rope_f32` | sm_80 | 20 | 0 | 0 | 0 | 0 | 0 | 4 | 0 | 0 | 0 |\n"), "{text}");
         assert!(text.contains("sm_120") && !text.contains("| sm_86"), "{text}");
     }
 

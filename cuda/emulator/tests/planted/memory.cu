@@ -27,7 +27,10 @@ extern "C" __global__ void __launch_bounds__(128) before_good(Planted p, const f
 extern "C" __global__ void __launch_bounds__(128) half_bad(Planted p, const float* x, float* y) {
     u16* halves = (u16*)y;
     halves[2 * threadIdx.x] = 0;
-    halves[2 * threadIdx.x + 2] = (u16)x[threadIdx.x];  // FAULT half
+    halves[2 * threadIdx.x + 1] = (u16)x[threadIdx.x];
+    if (threadIdx.x == p.n - 1) {
+        halves[2 * p.n] = 0;  // FAULT half
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(128) half_good(Planted p, const float* x, float* y) {
@@ -52,7 +55,6 @@ extern "C" __global__ void __launch_bounds__(128) store_bad(Planted p, const flo
     if (threadIdx.x < 31) {
         ((float4*)(y + p.n % 127))[threadIdx.x] = ((const float4*)x)[threadIdx.x];  // FAULT store
     }
-    y[0] = 0.0f;  // FAULT store
 }
 
 extern "C" __global__ void __launch_bounds__(128) store_good(Planted p, const float* x, float* y) {
@@ -64,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(128) store_good(Planted p, const fl
 // All blocks write the same element.
 extern "C" __global__ void __launch_bounds__(128) blocks_bad(Planted p, const float* x, float* y) {
     if (blockIdx.x == 0) {
-        y[threadIdx.x] = x[threadIdx.x];
+        y[threadIdx.x] = x[threadIdx.x];  // FAULT blocks
     }
     if (threadIdx.x == 0) {
         y[p.n - 1 - blockIdx.x / 8] = 1.0f;  // FAULT blocks

@@ -42,6 +42,10 @@ pub(crate) fn situations(size: Size) -> Vec<Situation> {
             situation("decode of two streams", [2, 6, 10, 700, 2], |i| [(3, 270), (400, 657)][i as usize]),
             situation("sliding window", [130, 2, 18, 130, 1], window(33)),
             situation("one key each", [9, 5, 40, 12, 5], |i| (i + 2, i + 2)),
+            situation("heads of 128 that see ahead", [70, 6, 128, 95, 2], |i| (i.saturating_sub(40), i + 25)),
+            situation("many heads of 64", [150, 9, 64, 150, 9], causal),
+            situation("nine heads share, decode", [1, 9, 128, 600, 1], |_| (70, 599)),
+            situation("decode of nine streams", [9, 4, 24, 560, 2], |i| (60 * i, 60 * i + 7 * i)),
             situation("gaps, rows that see nothing", [8, 2, 256, 200, 1], |i| {
                 [(0, 1), (5, 3), (5, 80), (90, 89), (150, 150), (150, 190), (195, 190), (195, 195)][i as usize]
             }),
