@@ -15,13 +15,12 @@
 
 struct AttentionGradKv : Attention {};
 
-// Rows begin .. stop-1 are those of tokens between the first and the last that see a key of
-// from .. to-1; none if begin >= stop.
-__device__ __forceinline__ void find_rows(
+// Tokens begin .. stop-1 are those from the first to the last that sees a key of from .. to-1; none if
+// begin >= stop.
+__device__ __forceinline__ void find_tokens(
     const Attention& p, const u32* span, u32 from, u32 to, u32& begin, u32& stop) {
-    u32 shared = p.h / p.g;
-    begin = shared * count_leading(p.m, [&](u32 token) { return span_of(p, span, token).end <= from; });
-    stop = shared * count_leading(p.m, [&](u32 token) { return span_of(p, span, token).first < to; });
+    begin = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).end <= from; });
+    stop = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).first < to; });
 }
 
 template <typename T, u32 D, u32 BK, u32 BQ, u32 R>
@@ -43,7 +42,9 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
     u32 start = blockIdx.x / p.g * BK;
     Rows rows(p, kv);
     u32 begin, stop;
-    find_rows(p, span, start, start + BK, begin, stop);
+    find_tokens(p, span, start, start + BK, begin, stop);
+    begin *= rows.shared;
+    stop *= rows.shared;
 
     bool wide = wide_rows(q, p.d) && wide_rows(d_o, p.d);
     auto load_queries = [&](float* tile, const T* x, u32 query) {
@@ -131,6 +132,7 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
     }
 }
 
+// Query tokens of one head after the other, BQ at a time.
 template <u32 D, u32 BQ>
 __device__ __forceinline__ void attention_grad_kv_mma(
     const AttentionGradKv& p, const bf16* __restrict__ q, const bf16* __restrict__ k, const bf16* __restrict__ v,
@@ -139,98 +141,108 @@ __device__ __forceinline__ void attention_grad_kv_mma(
     const u32 BK = 64;
     const u32 THREADS = 128;
     extern __shared__ __align__(16) unsigned char smem[];
-    __shared__ uint4 facts[2][BQ];  // Of each query row of a tile: first key, last key, lse, delta.
+    __shared__ uint4 facts[2][BQ];  // Of each query of a stage: first key, last key, lse, delta.
     Chunks<D> keys = {smem};
     Chunks<D> values = {smem + BK * Chunks<D>::ROW};
+    Chunks<D> stages = {smem + 2 * BK * Chunks<D>::ROW};  // BQ queries, BQ upstream gradients, twice.
 
     u32 kv = blockIdx.x % p.g;
     u32 start = blockIdx.x / p.g * BK;
-    Rows rows(p, kv);
     u32 begin, stop;
-    find_rows(p, span, start, start + BK, begin, stop);
+    find_tokens(p, span, start, start + BK, begin, stop);
     auto key_row = [&](u32 key) { return ((u64)key * p.g + kv) * p.d; };
     auto load_keys = [&](const Chunks<D>& tile, const bf16* x) {
         tile.template load<BK, THREADS, 4>(x, p.d, [&](u32 r) {
             return start + r < p.t ? x + key_row(start + r) : (const bf16*)nullptr;
         });
     };
-    // Stage 0 and 1 of query rows and upstream gradients.
-    auto queries = [&](u32 stage) {
-        Chunks<D> tile = {smem + (2 * BK + 2 * stage * BQ) * Chunks<D>::ROW};
-        return tile;
-    };
-    auto upstream = [&](u32 stage) {
-        Chunks<D> tile = {smem + (2 * BK + (2 * stage + 1) * BQ) * Chunks<D>::ROW};
-        return tile;
-    };
-    auto load_queries = [&](u32 stage, u32 query) {
-        queries(stage).template load<BQ, THREADS, 4>(q, p.d, [&](u32 r) {
-            return query + r < stop ? q + rows.at(query + r) * p.d : (const bf16*)nullptr;
-        });
-        upstream(stage).template load<BQ, THREADS, 4>(d_o, p.d, [&](u32 r) {
-            return query + r < stop ? d_o + rows.at(query + r) * p.d : (const bf16*)nullptr;
-        });
+    auto load_queries = [&](u32 stage, u32 head, u32 token) {
+        for (u32 side = 0; side < 2; side++) {
+            const bf16* x = side == 0 ? q : d_o;
+            stages.from_row((2 * stage + side) * BQ).template load<BQ, THREADS, 4>(x, p.d, [&](u32 r) {
+                return token + r < stop ? x + ((u64)(token + r) * p.h + head) * p.d : (const bf16*)nullptr;
+            });
+        }
         if (threadIdx.x < BQ) {
-            u32 r = query + threadIdx.x;
-            bool take = r < stop;
+            bool take = token + threadIdx.x < stop;
+            u64 known = take ? token + threadIdx.x : 0;
             u32* to = (u32*)&facts[stage][threadIdx.x];
-            const u32* from = span + (take ? 2 * (u64)(r / rows.shared) : 0);
-            const float* row = stats + (take ? 2 * rows.at(r) : 0);
-            copy_async4(to, from, take);
-            copy_async4(to + 1, from + 1, take);
-            copy_async4(to + 2, row, take);
-            copy_async4(to + 3, row + 1, take);
+            copy_async4(to, span + 2 * known, take);
+            copy_async4(to + 1, span + 2 * known + 1, take);
+            copy_async4(to + 2, stats + 2 * (known * p.h + head), take);
+            copy_async4(to + 3, stats + 2 * (known * p.h + head) + 1, take);
         }
         copy_async_commit();
     };
 
     u32 lane = threadIdx.x % WARP;
     u32 row = threadIdx.x / WARP * 16;
+    u32 key = start + row;
     float scale = p.scale * LOG2E;
     float out_k[1][D / 8][4], out_v[1][D / 8][4];
     clear_sums(out_k);
     clear_sums(out_v);
-    if (begin < stop) {
+    u32 head = kv * (p.h / p.g);
+    u32 last = begin < stop ? head + p.h / p.g : head;
+    u32 token = begin;
+    u32 stage = 0;
+    if (head < last) {
         load_keys(keys, k);
         load_keys(values, v);
-        load_queries(0, begin);
+        load_queries(0, head, token);
     }
-    u32 stage = 0;
-    for (u32 query = begin; query < stop; query += BQ) {
+    while (head < last) {
         copy_async_wait<0>();
         __syncthreads();  // This stage is here, and nobody needs the other one any more.
-        if (query + BQ < stop) {
-            load_queries(stage ^ 1, query + BQ);
+        u32 present = token;
+        token += BQ;
+        if (token >= stop) {
+            token = begin;
+            head++;
         }
-        float s[1][BQ / 8][4], slope[1][BQ / 8][4];
-        multiply_transposed(s, keys, row, queries(stage));
-        multiply_transposed(slope, values, row, upstream(stage));
+        if (head < last) {
+            load_queries(stage ^ 1, head, token);
+        }
+        u32 count = stop - present < BQ ? stop - present : BQ;
         Span low = span_of(p, facts[stage][0].x, facts[stage][0].y);
-        Span high = span_of(p, facts[stage][BQ - 1].x, facts[stage][BQ - 1].y);
-        bool all = query + BQ <= stop && high.first <= start + row && start + row + 16 <= low.end;
+        Span high = span_of(p, facts[stage][count - 1].x, facts[stage][count - 1].y);
+        if (low.first < key + 16 && key < high.end) {
+            Chunks<D> queries = stages.from_row(2 * stage * BQ);
+            Chunks<D> upstream = stages.from_row((2 * stage + 1) * BQ);
+            float s[1][BQ / 8][4], slope[1][BQ / 8][4];
+            multiply_transposed(s, keys, row, queries);
+            multiply_transposed(slope, values, row, upstream);
+            if (count < BQ || key < high.first || low.end < key + 16) {
 #pragma unroll
-        for (u32 n = 0; n < BQ / 4; n++) {
-            u32 column = n / 2 * 8 + lane % 4 * 2 + n % 2;
-            uint4 fact = facts[stage][column];
-            float lse = bits_f32(fact.z) * LOG2E;
-            Span seen = span_of(p, fact.x, fact.y);
-#pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-                u32 c = 2 * i + n % 2;
-                bool sees = all || (query + column < stop && seen.sees(start + row + 8 * i + lane / 4));
-                float weight = sees ? fast_exp2(s[0][n / 2][c] * scale - lse) : 0.0f;
-                s[0][n / 2][c] = weight;
-                slope[0][n / 2][c] = sees ? weight * (slope[0][n / 2][c] - bits_f32(fact.w)) : 0.0f;
+                for (u32 i = 0; i < BQ / 2; i++) {
+                    u32 column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+                    Span seen = span_of(p, facts[stage][column].x, facts[stage][column].y);
+                    bool sees = column < count && seen.sees(key + i % 4 / 2 * 8 + lane / 4);
+                    s[0][i / 4][i % 4] = sees ? s[0][i / 4][i % 4] : NEGATIVE_INFINITY;
+                    slope[0][i / 4][i % 4] = sees ? slope[0][i / 4][i % 4] : 0.0f;
+                }
             }
-        }
-        u32 weights[1][BQ / 16][4], slopes[1][BQ / 16][4];
 #pragma unroll
-        for (u32 j = 0; j < BQ / 16; j++) {
-            left_of_sums(weights[0][j], s[0][2 * j], s[0][2 * j + 1]);
-            left_of_sums(slopes[0][j], slope[0][2 * j], slope[0][2 * j + 1]);
+            for (u32 n = 0; n < BQ / 4; n++) {
+                uint4 fact = facts[stage][n / 2 * 8 + lane % 4 * 2 + n % 2];
+                float lse = bits_f32(fact.z) * LOG2E;
+                float delta = bits_f32(fact.w);
+#pragma unroll
+                for (u32 c = n % 2; c < 4; c += 2) {
+                    float weight = fast_exp2(s[0][n / 2][c] * scale - lse);
+                    s[0][n / 2][c] = weight;
+                    slope[0][n / 2][c] = weight * (slope[0][n / 2][c] - delta);
+                }
+            }
+            u32 weights[1][BQ / 16][4], slopes[1][BQ / 16][4];
+#pragma unroll
+            for (u32 j = 0; j < BQ / 16; j++) {
+                left_of_sums(weights[0][j], s[0][2 * j], s[0][2 * j + 1]);
+                left_of_sums(slopes[0][j], slope[0][2 * j], slope[0][2 * j + 1]);
+            }
+            multiply_add<D>(out_v, weights, upstream);
+            multiply_add<D>(out_k, slopes, queries);
         }
-        multiply_add<D>(out_v, weights, upstream(stage));
-        multiply_add<D>(out_k, slopes, queries(stage));
         stage ^= 1;
     }
 

@@ -165,17 +165,14 @@ __device__ __forceinline__ void attention_grad_q_mma(
         if (some) {
             float s[1][BK / 8][4];
             multiply_transposed(s, queries, row, keys);
-            bool all = inner.first <= key && key + BK <= inner.end;
+            if (key < inner.first || inner.end < key + BK) {
+                mask_columns<BK / 8>(s[0], key, spans.of(row + lane / 4), spans.of(row + lane / 4 + 8));
+            }
 #pragma unroll
-            for (u32 i = 0; i < 2; i++) {
-                Span seen = spans.of(row + 8 * i + lane / 4);
-#pragma unroll
-                for (u32 n = 0; n < BK / 4; n++) {
-                    u32 c = 2 * i + n % 2;
-                    bool sees = all || seen.sees(key + n / 2 * 8 + lane % 4 * 2 + n % 2);
-                    float weight = fast_exp2(s[0][n / 2][c] * scale - lse[i]);
-                    s[0][n / 2][c] = sees ? weight * (slope[0][n / 2][c] - delta[i]) : 0.0f;
-                }
+            for (u32 i = 0; i < BK / 2; i++) {
+                u32 half = i % 4 / 2;
+                float weight = fast_exp2(s[0][i / 4][i % 4] * scale - lse[half]);
+                s[0][i / 4][i % 4] = weight * (slope[0][i / 4][i % 4] - delta[half]);
             }
             u32 slopes[1][BK / 16][4];
 #pragma unroll

@@ -1,6 +1,8 @@
 // y[m,k] = x[m,k] in another type; f32 to bf16 rounds to the nearest, ties to even, and keeps the
-// upper bits of a NaN, as the other backends do. A block makes 4 KiB of y. With an even k no row is padded and the rows are one run of elements; with
-// an odd k the last word of a bf16 row holds one element and a zero.
+// upper bits of a NaN, as the other backends do. A block makes 4 KiB of y.
+//
+// With an even k no row is padded and the rows are one run of elements; with an odd k the last
+// word of a bf16 row holds one element and a zero.
 #include "elementwise.cuh"
 
 struct Cast {
@@ -16,7 +18,8 @@ extern "C" __global__ void __launch_bounds__(256) cast_f32_bf16(Cast p, const fl
     auto vector = [&](u64 at) {
         float v[8];
         load<8>(x + 8 * at, v);
-        store16(y + 8 * at, make_uint4(pair_of(v[0], v[1]), pair_of(v[2], v[3]), pair_of(v[4], v[5]), pair_of(v[6], v[7])));
+        u32 low = pair_of(v[0], v[1]), high = pair_of(v[2], v[3]);
+        store16(y + 8 * at, make_uint4(low, high, pair_of(v[4], v[5]), pair_of(v[6], v[7])));
     };
     auto word = [&](u64 at) {
         Place to = place(at, (p.k + 1) / 2);

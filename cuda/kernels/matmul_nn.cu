@@ -42,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(64, 4)
     matmul_nn<SimtRagged<true, false>>(p, x, w, y, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     matmul_nn_f32_sum(MatmulNn p, const float* x, const float* w, float* y, const float* scratch) {
     sum_splits(output(p, y), scratch);
 }
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(128, 2)
     matmul_nn<MmaRagged<bf16, true, false>>(p, x, w, y, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     matmul_nn_bf16_sum(MatmulNn p, const bf16* x, const bf16* w, bf16* y, const float* scratch) {
     sum_splits(output(p, y), scratch);
 }

@@ -54,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(64, 4)
     matmul_nt<SimtRagged<true, true>>(p, x, w, y, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     matmul_nt_f32_sum(MatmulNt p, const float* x, const float* w, float* y, const float* scratch) {
     sum_splits(output(p, y), scratch);
 }
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(128, 2)
     matmul_nt<MmaRagged<bf16, true, true>>(p, x, w, y, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     matmul_nt_bf16_sum(MatmulNt p, const bf16* x, const bf16* w, bf16* y, const float* scratch) {
     sum_splits(output(p, y), scratch);
 }

@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(64, 4)
     matmul_tn<SimtRagged<false, false>>(p, x, z, y, scratch);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     matmul_tn_f32_sum(MatmulTn p, const float* x, const float* z, float* y, const float* scratch) {
     sum_splits(output(p, y), scratch);
 }

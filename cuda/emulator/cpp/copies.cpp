@@ -20,6 +20,7 @@ EXPORT void emu_cp_async(void* to, const void* from, u32 bytes, u32 take) {
         access(m, f, a, bytes, WRITE_PENDING, at);
     }
     f->copies.push_back({(u8*)to, (const u8*)from, bytes, take != 0, f->open_group, at, m->now | 0xfff});
+    m->now += TICK;  // what happens from here on is later than the start of the copy
 }
 
 EXPORT void emu_cp_async_commit() {

@@ -85,15 +85,15 @@ impl Compiler {
         &self.version
     }
 
-    /// Syntax and `static_assert`s of a text; the compiler's words if it objects.
-    pub fn accepts(&self, text: &str, folders: &[PathBuf]) -> Result<(), String> {
+    /// Compiles a text that may include kernel files, for its `static_assert`s; the compiler's words
+    /// if it objects.
+    pub fn accepts(&self, text: &str) -> Result<(), String> {
+        let kernels = source::kernels();
+        let mut folders = source::include_folders(&kernels);
+        folders.push(kernels);
         let source = scratch("cpp", text)?;
         let mut command = Command::new(&self.program);
-        command
-            .args(["-std=c++17", "-w", "-fsyntax-only", "-fno-threadsafe-statics"])
-            .args(include(folders))
-            .arg(source.path());
-        run(&mut command)
+        run(command.args(["-std=c++17", "-w", "-fsyntax-only"]).args(include(&folders)).arg(source.path()))
     }
 
     /// Makes a library of a text that includes files from `folders`, or finds the one made before.

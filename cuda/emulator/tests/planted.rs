@@ -85,7 +85,7 @@ impl Bench {
     }
 
     fn launch(&self, file: &str, entry: &str, blocks: u32) -> Result<Launch, Failed> {
-        let operand = |address, n: usize, writes| Operand { address, bytes: 4 * n as u64, reads: !writes, writes };
+        let operand = |address, n: usize, writes: bool| Operand { address, bytes: 4 * n as u64, reads: !writes, writes };
         Ok(Launch {
             kernel: self.driver.kernel(file, entry).map_err(words)?,
             grid: [blocks, 1, 1],

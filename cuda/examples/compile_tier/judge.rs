@@ -48,12 +48,15 @@ impl Problems {
             made.warnings.iter().for_each(|line| self.add(format!("{at}: {line}")));
             for entry in made.entries.iter().filter(|entry| hot.contains(entry.name.as_str())) {
                 let (stores, loads) = entry.spills;
-                let local = entry.counts.map_or(0, |counts| counts.local);
-                if stores + loads + local + entry.stack > 0 {
+                // Without a disassembler a stack is as good as its use.
+                let local = entry.counts.map_or(entry.stack, |counts| counts.local);
+                if stores + loads + local > 0 {
+                    let counted = entry.counts.map(|counts| format!(", {} accesses to local memory", counts.local));
                     self.add(format!(
-                        "{at}: `{}` is hot and has {} bytes of stack, {stores} and {loads} bytes spilled and loaded, \
-                         {local} accesses to local memory",
-                        entry.name, entry.stack
+                        "{at}: `{}` is hot and has {} bytes of stack, {stores} bytes spilled and {loads} reloaded{}",
+                        entry.name,
+                        entry.stack,
+                        counted.unwrap_or_default()
                     ));
                 }
             }

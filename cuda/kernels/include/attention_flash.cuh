@@ -56,15 +56,9 @@ __device__ __forceinline__ void attention_flash(
             multiply_transposed(s, queries, row, keys);
             if (key < inner.first || inner.end < key + BK) {
 #pragma unroll
-                for (u32 i = 0; i < 2 * M; i++) {
-                    Span seen = spans.of(row + 8 * i + lane / 4);
-#pragma unroll
-                    for (u32 n = 0; n < BK / 8; n++) {
-                        u32 at = key + 8 * n + lane % 4 * 2;
-                        float* pair = s[i / 2][n] + i % 2 * 2;
-                        pair[0] = seen.sees(at) ? pair[0] : NEGATIVE_INFINITY;
-                        pair[1] = seen.sees(at + 1) ? pair[1] : NEGATIVE_INFINITY;
-                    }
+                for (u32 m = 0; m < M; m++) {
+                    u32 r = row + 16 * m + lane / 4;
+                    mask_columns<BK / 8>(s[m], key, spans.of(r), spans.of(r + 8));
                 }
             }
 #pragma unroll

@@ -15,6 +15,11 @@ struct Chunks {
         return tile + row * ROW + (chunk ^ row % 8) * 16;
     }
 
+    __device__ __forceinline__ Chunks from_row(u32 row) const {
+        Chunks rows = {tile + row * ROW};
+        return rows;
+    }
+
     // Starts copying N rows of d elements; row(r) is the address of row r, or null for zeros.
     template <u32 N, u32 THREADS, u32 UNROLL, typename Row>
     __device__ __forceinline__ void load(const bf16* base, u32 d, Row row) const {
@@ -164,6 +169,18 @@ __device__ __forceinline__ void multiply_add(
                 mma16<bf16>(out[m][n + 1], a[m][j], b[1]);
             }
         }
+    }
+}
+
+// Scores of 16 rows and 8 N keys from `key`: those that rows g and g + 8 of lane l, g = l / 4, do not
+// see become negative infinity, of which 2^x is 0.
+template <u32 N>
+__device__ __forceinline__ void mask_columns(float (&s)[N][4], u32 key, Span low, Span high) {
+#pragma unroll
+    for (u32 i = 0; i < 4 * N; i++) {
+        u32 at = key + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+        bool sees = i % 4 < 2 ? low.sees(at) : high.sees(at);
+        s[i / 4][i % 4] = sees ? s[i / 4][i % 4] : NEGATIVE_INFINITY;
     }
 }
 

@@ -132,7 +132,7 @@ pub(in crate::ops) fn few(entry: &'static str, cols: u32) -> CudaLaunch {
 
 /// Can rows of a factor be copied in 16 bytes from column `first` on?
 pub(in crate::ops) fn vectors(factor: &Spec, first: u32) -> bool {
-    factor.row_bytes().is_multiple_of(16) && factor.dtype.row_bytes(first as usize).is_multiple_of(16)
+    factor.row_bytes().is_multiple_of(16) && first.is_multiple_of(8)
 }
 
 /// Dtypes of the first factor and of the product.
