@@ -5,7 +5,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
-use tritter_runtime::bench::Prepared;
+use tritter_runtime::bench::{Prepared, native};
 use tritter_runtime::op::{Row, Size};
 use tritter_runtime::{Device, cpu};
 
@@ -14,7 +14,8 @@ fn rows(criterion: &mut Criterion) {
     devices.extend(Device::open("auto").ok().filter(|device| device.caps().backend != "cpu"));
     for device in devices {
         for row in Row::all() {
-            for case in (row.cases)(Size::Bench) {
+            // bf16 only where there are kernels for it.
+            for case in (row.cases)(Size::Bench).into_iter().filter(|case| native(&device, case)) {
                 let Ok(prepared) = Prepared::new(&device, &case) else { continue };
                 let cost = case.op.cost(&case.specs());
                 let mut group = criterion.benchmark_group(format!("{}/{}", device.caps().id, row.name));

@@ -10,10 +10,10 @@ use crate::cache::Cache;
 use crate::config::Activation;
 use crate::weights::{Layer, Linear, Matrix, Model};
 use tritter_runtime::ops::{
-    add, add_bias, attention, cache_append, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope, ternarize,
-    ternary_matmul,
+    add, add_bias, attention, cache_append, cast, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope,
+    ternarize, ternary_matmul,
 };
-use tritter_runtime::{Graph, Result, Tensor, Value};
+use tritter_runtime::{DType, Graph, Result, Tensor, Value};
 
 /// What the host writes before a run of M tokens.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Stream {
 impl Stream {
     /// Inputs for `m` tokens.
     pub fn new(name: &str, m: usize) -> Stream {
-        use tritter_runtime::DType::U32;
+        use DType::U32;
         Stream {
             ids: Tensor::input(format!("{name}.ids"), [m], U32),
             positions: Tensor::input(format!("{name}.positions"), [m], U32),
@@ -57,16 +57,18 @@ pub struct Trace {
     pub boundaries: Vec<usize>,
 }
 
-/// Records the embedding, all layers and the final norm; gives `[M, D]`.
+/// Records the embedding, all layers and the final norm; gives `[M, D]`. Activations are `dtype`: f32,
+/// or bf16 in training (caches take f32 only).
 pub fn hidden(
     g: &mut Graph,
     model: &Model,
     stream: &Stream,
     cache: Option<&Cache>,
+    dtype: DType,
     trace: &mut Trace,
 ) -> Result<Value> {
     let (table, ids) = (g.bind(&model.embedding), g.bind(&stream.ids));
-    let mut x = gather::gather(g, table, ids)?;
+    let mut x = gather::gather(g, table, ids, dtype)?;
     trace.points.push(("embed_tokens".into(), x));
     for (i, layer) in model.layers.iter().enumerate() {
         trace.boundaries.push(g.nodes().len());
@@ -79,9 +81,10 @@ pub fn hidden(
     Ok(x)
 }
 
-/// Records logits `[M, V]` of `x[M, D]`.
+/// Records logits `[M, V]` of `x[M, D]`, in the dtype of `x`.
 pub fn logits(g: &mut Graph, model: &Model, x: Value) -> Result<Value> {
     let head = g.bind(model.head.as_ref().unwrap_or(&model.embedding));
+    let head = cast::cast(g, head, g.spec(x).dtype)?;
     matmul_nt::matmul_nt(g, x, head)
 }
 
@@ -111,11 +114,13 @@ impl Input {
     }
 }
 
-/// `y = x Wᵀ + b`, by the matrix's own kernel.
+/// `y = x Wᵀ + b`, by the matrix's own kernel, in the dtype of `x`.
 fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
+    let dtype = g.spec(input.x).dtype;
     let y = match &linear.matrix {
         Matrix::Dense(weight) => {
             let weight = g.bind(weight);
+            let weight = cast::cast(g, weight, dtype)?;
             matmul_nt::matmul_nt(g, input.x, weight)?
         }
         Matrix::Master(master) => {
@@ -123,12 +128,12 @@ fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
             let scale = abs_mean(g, master)?;
             let codes = ternarize::ternarize(g, master, scale)?;
             let (q, s) = input.codes(g)?;
-            ternary_matmul::ternary_matmul(g, codes, scale, q, s)?
+            ternary_matmul::ternary_matmul(g, codes, scale, q, s, dtype)?
         }
         Matrix::Ternary { codes, scale } => {
             let (codes, scale) = (g.bind(codes), g.bind(scale));
             let (q, s) = input.codes(g)?;
-            ternary_matmul::ternary_matmul(g, codes, scale, q, s)?
+            ternary_matmul::ternary_matmul(g, codes, scale, q, s, dtype)?
         }
     };
     match &linear.bias {

@@ -23,7 +23,7 @@ impl Scorer {
         let stream = Stream::new("score", m);
         let mut g = Graph::new("score");
         let mut trace = Trace::default();
-        let x = forward::hidden(&mut g, model, &stream, None, &mut trace)?;
+        let x = forward::hidden(&mut g, model, &stream, None, DType::F32, &mut trace)?;
         let y = forward::logits(&mut g, model, x)?;
         let logits = Tensor::state("score.logits", [m, model.config.vocab_size], DType::F32);
         let target = g.bind(&logits);

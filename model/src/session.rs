@@ -149,9 +149,9 @@ fn record(model: &Model, cache: &Cache, shared: &Shared, m: usize) -> Result<Rec
     let pick = Tensor::input(format!("chunk{m}.pick"), [1], DType::U32);
     let mut graph = Graph::new(format!("{m} tokens"));
     let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, Some(cache), &mut Trace::default())?;
+    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
     let row = g.bind(&pick);
-    let x = gather::gather(g, x, row)?;
+    let x = gather::gather(g, x, row, DType::F32)?;
     let y = forward::logits(g, model, x)?;
     let [logits, token, control, random] =
         [&shared.logits, &shared.token, &shared.control, &shared.random].map(|t| g.bind(t));

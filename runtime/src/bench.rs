@@ -6,7 +6,7 @@
 //! Patterson 2009) and is not clamped: more than 100 % says that a cache was measured.
 
 use crate::check::values;
-use crate::device::{Device, Program, Support};
+use crate::device::{Device, Program, Runs};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Access, Case, Cost};
@@ -103,6 +103,11 @@ impl Prepared {
     }
 }
 
+/// Has the device kernels of its own for a case? One that goes through f32 measures the casts as well.
+pub fn native(device: &Device, case: &Case) -> bool {
+    matches!(device.runs(&case.op, &case.specs()), Runs::Native(_))
+}
+
 /// Measures one case for about `seconds`.
 pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
     let Prepared { program, sets, .. } = Prepared::new(device, case)?;
@@ -114,12 +119,11 @@ pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
     nodes.sort_unstable();
     totals.sort_unstable();
     let whole = totals.get(totals.len() / 2).copied().unwrap_or_default() / sets as u32;
-    let time = nodes.get(nodes.len() / 2).copied().unwrap_or(whole);
+    // Where casts stand between the ops, the time of an op is that of all its nodes.
+    let one = if native(device, case) { nodes.get(nodes.len() / 2).copied() } else { None };
+    let time = one.unwrap_or(whole);
     let specs = case.specs();
-    let variant = match device.backend().supports(&case.op, &specs) {
-        Support::Variant(name) => name.to_string(),
-        Support::Missing(_) => String::new(),
-    };
+    let variant = device.runs(&case.op, &specs).to_string();
     Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost: case.op.cost(&specs) })
 }
 

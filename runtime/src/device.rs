@@ -5,11 +5,12 @@
 
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, widen};
 use crate::op::Op;
 use crate::plan::Plan;
 use crate::tensor::{Role, Tensor};
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,27 @@ pub enum Support {
     Variant(&'static str),
     /// No, and why.
     Missing(String),
+}
+
+/// How a device runs an op on given operands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// With this variant.
+    Native(&'static str),
+    /// With this variant in f32, between casts of the bf16 operands.
+    ThroughF32(&'static str),
+    /// Not at all, and why.
+    Missing(String),
+}
+
+impl fmt::Display for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Runs::Native(name) => f.write_str(name),
+            Runs::ThroughF32(name) => write!(f, "{name} through f32"),
+            Runs::Missing(_) => f.write_str("missing"),
+        }
+    }
 }
 
 /// Memory of one device. Freed when the last clone is dropped.
@@ -258,13 +280,32 @@ impl Device {
         Ok(Arena { slabs: slabs.collect::<Result<_>>()? })
     }
 
-    /// Compiles a graph; its tensors and the arena must have memory here.
+    /// How an op runs here in a graph that is [widened](Device::widened).
+    pub fn runs(&self, op: &Op, operands: &[Spec]) -> Runs {
+        match (self.0.supports(op, operands), widen::wide(operands)) {
+            (Support::Variant(name), _) => Runs::Native(name),
+            (Support::Missing(reason), None) => Runs::Missing(reason),
+            (Support::Missing(_), Some(wide)) => match self.0.supports(op, &wide) {
+                Support::Variant(name) => Runs::ThroughF32(name),
+                Support::Missing(reason) => Runs::Missing(reason),
+            },
+        }
+    }
+
+    /// The graph that this device runs, see [`Graph::widened`]. Plans are made of it.
+    pub fn widened<'g>(&self, graph: &'g Graph) -> Result<Cow<'g, Graph>> {
+        graph.widened(self.backend())
+    }
+
+    /// Compiles a graph; its tensors and the arena must have memory here. Ops on bf16 that the device
+    /// has no kernels for are refused: [widen](Device::widened) the graph before it is planned.
     pub fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {
         self.0.compile(graph, plan, arena)
     }
 
-    /// Allocates what the graph binds, plans it, gives it an arena of its own and compiles it.
+    /// Allocates what the graph binds, widens and plans it, gives it an arena of its own and compiles it.
     pub fn prepare(&self, graph: &Graph) -> Result<Box<dyn Program>> {
+        let graph = &*self.widened(graph)?;
         for tensor in graph.tensors() {
             self.allocate(tensor)?;
         }

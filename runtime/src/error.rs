@@ -1,6 +1,8 @@
 //! The one error type of this crate: what went wrong, where, and what to do.
 
-use crate::dtype::DType;
+use crate::device::Caps;
+use crate::dtype::{DType, Spec};
+use crate::op::Op;
 
 /// Errors of the runtime.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +130,20 @@ pub enum Error {
         /// The driver's words.
         message: String,
     },
+}
+
+impl Error {
+    /// A device cannot run an op on these operands.
+    pub(crate) fn unsupported(caps: &Caps, op: &Op, operands: &[Spec], reason: impl Into<String>) -> Error {
+        let row = op.row();
+        let operands = row.signature.operands.iter().zip(operands).map(|(o, spec)| format!("{}:{spec}", o.name));
+        Error::Unsupported {
+            device: format!("{} ({})", caps.id, caps.name),
+            op: row.name,
+            operands: operands.collect::<Vec<_>>().join(" "),
+            reason: reason.into(),
+        }
+    }
 }
 
 /// Result of this crate.

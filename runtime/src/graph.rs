@@ -8,9 +8,11 @@
 
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
-use crate::op::Op;
+use crate::op::{Op, Operand};
 use crate::tensor::Tensor;
 use std::collections::HashMap;
+
+pub(crate) mod widen;
 
 /// A value of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,16 +166,17 @@ impl Graph {
         Ok(self.part(value, part, first * spec.cols(), first as u64 * spec.row_bytes()))
     }
 
-    /// `count` elements of an unpadded (f32, u32) value from element `first` on, as `[count]`.
+    /// `count` elements of a value without padding from element `first` on, as `[count]`; of 16-bit
+    /// dtypes an even number of elements from an even one on.
     pub fn elements(&mut self, value: Value, first: usize, count: usize) -> Result<Value> {
         let spec = self.spec(value).clone();
-        let whole = matches!(spec.dtype, DType::F32 | DType::U32);
+        let whole = [spec.cols(), first, count].into_iter().all(|n| spec.dtype.padded(n) == n);
         if !whole || count == 0 || first.checked_add(count).is_none_or(|end| end > spec.elements()) {
             return Err(
                 self.error(format!("elements {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value)))
             );
         }
-        Ok(self.part(value, Spec::new([count], spec.dtype), first, 4 * first as u64))
+        Ok(self.part(value, Spec::new([count], spec.dtype), first, spec.dtype.row_bytes(first) as u64))
     }
 
     /// The same elements in another shape; the last extent may change only where rows are not padded.
@@ -226,13 +229,24 @@ impl Graph {
         Ok(())
     }
 
-    /// Records an op whose last operand is its one output, and returns that as a new activation.
+    /// Records an op whose last operand is its one output, and returns that as a new activation. It is
+    /// bf16 where it may be and an input that may be is; else it has the signature's first dtype.
     pub fn apply(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Result<Value> {
         let op = op.into();
-        let specs = op.specs();
-        let output = specs.last().cloned().unwrap_or(Spec::new([1], DType::F32));
+        let operands = &op.row().signature.operands;
+        let may = |o: Option<&Operand>| o.is_some_and(|o| o.dtypes.contains(&DType::Bf16));
+        let narrow = inputs.iter().zip(operands).any(|(&v, o)| may(Some(o)) && self.spec(v).dtype == DType::Bf16);
+        let usual = operands.last().and_then(|o| o.dtypes.first()).copied().unwrap_or(DType::F32);
+        self.apply_to(op, inputs, if narrow && may(operands.last()) { DType::Bf16 } else { usual })
+    }
+
+    /// As [`Graph::apply`], with the output in a dtype that the inputs do not tell.
+    pub fn apply_to(&mut self, op: impl Into<Op>, inputs: &[Value], dtype: DType) -> Result<Value> {
+        let op = op.into();
+        let shape = op.specs().pop().map_or(vec![1], |spec| spec.shape);
+        let output = Spec::new(shape, dtype);
         output.check(op.row().name)?;
-        let output = self.activation(output.shape, output.dtype);
+        let output = self.activation(output.shape, dtype);
         let mut operands = inputs.to_vec();
         operands.push(output);
         self.record(op, &operands)?;

@@ -1,7 +1,11 @@
 // y[j, k] += sum over m of x[m, n0 + j] * z[m, k] for j < n; rows of x have l columns.
+// BF16: x and z are bf16, computed with in f32.
 // One workgroup of 256 a tile of 64x64.
 
 //!include "dense_tile"
+//!if BF16
+//!include "bf16"
+//!endif
 
 struct Params {
     m: u32,
@@ -12,8 +16,13 @@ struct Params {
 }
 
 var<immediate> p: Params;
+//!if BF16
+@group(0) @binding(0) var<storage, read> x: array<u32>; // [m, l]
+@group(0) @binding(1) var<storage, read> z: array<u32>; // [m, k]
+//!else
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [m, l]
 @group(0) @binding(1) var<storage, read> z: array<f32>; // [m, k]
+//!endif
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [n, k]
 
 const A_BY_DEPTH: bool = false;
@@ -21,14 +30,22 @@ const B_BY_DEPTH: bool = false;
 
 fn load_a(i: u32, d: u32) -> f32 {
     if i < p.n && d < p.m {
+//!if BF16
+        return bf16_value(x[d * ((p.l + 1u) / 2u) + (p.n0 + i) / 2u], p.n0 + i);
+//!else
         return x[d * p.l + p.n0 + i];
+//!endif
     }
     return 0.0;
 }
 
 fn load_b(d: u32, j: u32) -> f32 {
     if d < p.m && j < p.k {
+//!if BF16
+        return bf16_value(z[d * ((p.k + 1u) / 2u) + j / 2u], j);
+//!else
         return z[d * p.k + j];
+//!endif
     }
     return 0.0;
 }
@@ -50,7 +67,7 @@ fn main(
     for (var r = 0u; r < 4u; r++) {
         let i = first_row + tile_row(lid) + r;
         for (var c = 0u; c < 4u; c++) {
-            let j = first_column + tile_column(lid) + 16u * c;
+            let j = first_column + tile_column(lid, c);
             if i < p.n && j < p.k {
                 y[i * p.k + j] += sum[r][c];
             }

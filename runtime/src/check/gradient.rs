@@ -103,7 +103,9 @@ fn by_rule(case: &Case, inputs: &[Vec<f64>], weights: &[Option<Vec<f64>>]) -> Re
     let mut upstream = Vec::new();
     for (weight, operand) in weights.iter().zip(&case.operands) {
         upstream.push(weight.as_ref().map(|data| {
-            let value = graph.bind(&Tensor::input("upstream", operand.spec.shape.clone(), DType::F32));
+            // Gradients of codes travel in f32, those of floats in their own dtype.
+            let dtype = if operand.spec.dtype == DType::Bf16 { DType::Bf16 } else { DType::F32 };
+            let value = graph.bind(&Tensor::input("upstream", operand.spec.shape.clone(), dtype));
             interpreter.set(value, data.clone());
             value
         }));

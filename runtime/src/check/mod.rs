@@ -10,7 +10,7 @@ mod guarded;
 
 pub use gradient::{GradientFinding, check_gradient};
 
-use crate::device::{Device, MemoryUse, Support};
+use crate::device::{Device, MemoryUse, Runs};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::Graph;
@@ -62,13 +62,9 @@ pub fn check_case(device: &Device, case: &Case, seed: u64) -> Result<Finding> {
 /// Checks one case with its operands placed so.
 pub fn check_placed(device: &Device, case: &Case, seed: u64, placement: Placement) -> Result<Finding> {
     let specs = case.specs();
-    let variant = match device.backend().supports(&case.op, &specs) {
-        Support::Variant(name) => name.to_string(),
-        Support::Missing(reason) => {
-            let operands = specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            let op = case.op.row().name;
-            return Err(crate::Error::Unsupported { device: device.label(), op, operands, reason });
-        }
+    let variant = match device.runs(&case.op, &specs) {
+        Runs::Missing(reason) => return Err(crate::Error::unsupported(device.caps(), &case.op, &specs, reason)),
+        runs => runs.to_string(),
     };
     let inputs = values(case, seed);
     let expected = reference(case, &inputs, false);

@@ -6,7 +6,7 @@ pub mod parallel;
 mod program;
 
 use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::op::Op;
@@ -105,7 +105,9 @@ impl Backend for Cpu {
     }
 
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support {
+        let bf16 = operands.iter().any(|s| s.dtype == DType::Bf16);
         match op.check_operands(operands) {
+            Ok(()) if bf16 && !op.row().cpu_bf16 => Support::Missing("the CPU kernel takes no bf16".into()),
             Ok(()) => Support::Variant("cpu"),
             Err(e) => Support::Missing(e.to_string()),
         }

@@ -2,9 +2,9 @@
 
 use super::Cpu;
 use super::memory::{Line, Memory};
-use crate::device::{Arena, Program, Ticket, Timings};
+use crate::device::{Arena, Backend, Program, Support, Ticket, Timings};
 use crate::dtype::Spec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Op};
 use crate::plan::Plan;
@@ -37,6 +37,9 @@ impl CpuProgram {
     pub(super) fn new(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Self> {
         let calls = graph.nodes().iter().map(|node| {
             let specs: Vec<Spec> = node.operands.iter().map(|&v| graph.spec(v).clone()).collect();
+            if let Support::Missing(reason) = cpu.supports(&node.op, &specs) {
+                return Err(Error::unsupported(&cpu.caps, &node.op, &specs, reason));
+            }
             let mut call = Call { op: node.op, specs, places: Vec::new(), read: Vec::new(), written: Vec::new() };
             for (operand, &value) in node.op.row().signature.operands.iter().zip(&node.operands) {
                 let (memory, first) = locate(cpu, graph, plan, arena, value)?;

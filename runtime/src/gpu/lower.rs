@@ -56,14 +56,7 @@ pub(super) fn supports(context: &Context, op: &Op, operands: &[Spec]) -> Result<
 }
 
 fn unsupported(context: &Context, op: &Op, operands: &[Spec], reason: impl Into<String>) -> Error {
-    let names = op.row().signature.operands.iter().map(|o| o.name);
-    let operands = names.zip(operands).map(|(name, spec)| format!("{name}:{spec}")).collect::<Vec<_>>();
-    Error::Unsupported {
-        device: format!("{} ({})", context.caps.id, context.caps.name),
-        op: op.row().name,
-        operands: operands.join(" "),
-        reason: reason.into(),
-    }
+    Error::unsupported(&context.caps, op, operands, reason)
 }
 
 /// The best variant that the device can run.

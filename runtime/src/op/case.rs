@@ -56,7 +56,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// A case with the signature's first dtypes and fitting random values: `f32`/`f16` standard
+    /// A case with the signature's first dtypes and fitting random values: `f32`/`f16`/`bf16` standard
     /// normal, `i8` in ±127, `t2` in {-1, 0, 1}, `u32` zero.
     pub fn new(label: impl Into<String>, op: impl Into<Op>) -> Case {
         let op = op.into();
@@ -116,6 +116,25 @@ impl Case {
             Fill::Values(values) => values.iter().map(|&v| round(v)).collect(),
         }
     }
+}
+
+/// The cases, and after them every case in f32 again, with the operands in bf16 that may be.
+pub(super) fn with_bf16(mut cases: Vec<Case>) -> Vec<Case> {
+    let narrow = |case: &Case| {
+        let mut case = case.clone();
+        let signature = case.op.row().signature.operands.iter();
+        let (mut narrowed, mut only_f32) = (false, true);
+        for (operand, _) in case.operands.iter_mut().zip(signature).filter(|(_, o)| o.dtypes.contains(&DType::Bf16)) {
+            only_f32 &= operand.spec.dtype == DType::F32;
+            operand.spec.dtype = DType::Bf16;
+            narrowed = true;
+        }
+        case.label += " bf16";
+        (narrowed && only_f32 && (case.op.row().check_dtypes)(&case.specs()).is_ok()).then_some(case)
+    };
+    let narrowed: Vec<Case> = cases.iter().filter_map(narrow).collect();
+    cases.extend(narrowed);
+    cases
 }
 
 fn default_fill(dtype: DType) -> Fill {

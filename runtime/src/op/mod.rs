@@ -17,7 +17,7 @@ pub use cuda::{Cuda, CudaChoice, CudaKernel, CudaLaunch, CudaRow};
 pub use shader::{Choice, Launch, Needs, Wgsl, fold_groups};
 pub use signature::{Access, Operand, Signature};
 
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 pub use crate::ops::Op;
@@ -86,8 +86,14 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     const SAVED: &'static [&'static str] = &[];
     /// Float inputs that no gradient flows to: tables, scales of codes, targets.
     const CONSTANT: &'static [&'static str] = &[];
-    /// WGSL variants, best first; the last one runs on every device.
+    /// WGSL variants, best first; the last one runs on every device. None of them ever sees an
+    /// operand in bf16.
     const WGSL: &'static [Wgsl<Self>];
+    /// WGSL variants for operands of which some are in bf16, best first. Where there is none, such
+    /// operands go through f32 ([`Graph::widened`](crate::graph::Graph::widened)).
+    const WGSL_BF16: &'static [Wgsl<Self>] = &[];
+    /// Does the CPU kernel read and write bf16 operands itself? If not it never sees one.
+    const CPU_BF16: bool = false;
     /// CUDA variants, best first; the last one takes all operands that the signature allows.
     const CUDA: &'static [Cuda<Self>] = &[];
 
@@ -97,6 +103,12 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// Conditions beyond the signature, e.g. that heads divide.
     fn check(&self) -> std::result::Result<(), String> {
         Ok(())
+    }
+
+    /// Conditions on dtypes beyond the signature: by default, of the operands that may be bf16
+    /// either all are or none is.
+    fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
+        all_or_none(&Row::of::<Self>().signature, operands)
     }
 
     /// The definition: f64 in, f64 out, in the order of the signature.
@@ -122,7 +134,7 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// Allowed distance from the reference.
     fn tolerance(&self) -> Tolerance;
 
-    /// Test cases of a size.
+    /// Test cases of a size. Those in f32 are tested in bf16 as well ([`Row::cases`]).
     fn cases(size: Size) -> Vec<Case>;
 
     /// Records the gradient for the wanted operands.
@@ -146,6 +158,16 @@ fn signature_traffic(signature: &Signature, operands: &[Spec]) -> (u64, u64) {
     (sum(Access::reads), sum(Access::writes))
 }
 
+fn all_or_none(signature: &Signature, operands: &[Spec]) -> std::result::Result<(), String> {
+    let may = || signature.operands.iter().zip(operands).filter(|(o, _)| o.dtypes.contains(&DType::Bf16));
+    match (may().find(|(_, s)| s.dtype == DType::Bf16), may().find(|(_, s)| s.dtype != DType::Bf16)) {
+        (Some((a, _)), Some((b, spec))) => {
+            Err(format!("`{}` is bf16 and `{}` {}: both must be bf16 or neither", a.name, b.name, spec.dtype))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The facts of a row that need no instance.
 #[derive(Debug)]
 pub struct Row {
@@ -159,11 +181,16 @@ pub struct Row {
     pub saved: &'static [&'static str],
     /// Float inputs that no gradient flows to.
     pub constant: &'static [&'static str],
-    /// Names of the WGSL variants, best first.
+    /// Names of the WGSL variants, best first, those for bf16 last.
     pub wgsl: Vec<&'static str>,
+    /// See [`Kernel::CPU_BF16`].
+    pub cpu_bf16: bool,
+    /// See [`Kernel::check_dtypes`].
+    pub check_dtypes: fn(&[Spec]) -> std::result::Result<(), String>,
     /// CUDA variants, best first.
     pub cuda: Vec<CudaRow>,
-    /// Test cases of a size.
+    /// Test cases of a size: the row's own, and after them those in f32 again in bf16, where the row
+    /// takes it.
     pub cases: fn(Size) -> Vec<Case>,
 }
 
@@ -176,9 +203,11 @@ impl Row {
             gradient: K::GRADIENT,
             saved: K::SAVED,
             constant: K::CONSTANT,
-            wgsl: K::WGSL.iter().map(|v| v.name).collect(),
+            wgsl: K::WGSL.iter().chain(K::WGSL_BF16).map(|v| v.name).collect(),
+            cpu_bf16: K::CPU_BF16,
+            check_dtypes: K::check_dtypes,
             cuda: K::CUDA.iter().map(Cuda::row).collect(),
-            cases: K::cases,
+            cases: |size| case::with_bf16(K::cases(size)),
         }
     }
 
@@ -248,6 +277,7 @@ impl Op {
                 return Err(Error::OperandType { op: name, operand: operand.name, expected, found: spec.dtype });
             }
         }
-        self.check().map_err(|message| Error::Record { graph: name.into(), message })
+        let conditions = (row.check_dtypes)(operands).and_then(|()| self.check());
+        conditions.map_err(|message| Error::Record { graph: name.into(), message })
     }
 }

@@ -1,7 +1,7 @@
 //! Sum of two tensors of one shape: `y = a + b`.
 
 use crate::cpu::parallel;
-use crate::dtype::{DType, Spec};
+use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -24,14 +24,14 @@ pub fn add(g: &mut Graph, a: Value, b: Value) -> Result<Value> {
     let shape = g.spec(a).shape.clone();
     let (m, k) = (g.spec(a).rows(), g.spec(a).cols());
     let (a, b) = (g.view(a, [m, k])?, g.view(b, [m, k])?);
-    let y = g.activation([m, k], DType::F32);
+    let y = g.activation([m, k], g.spec(a).dtype);
     g.record(Add { m: m as u32, k: k as u32 }, &[a, b, y])?;
     if shape.len() == 2 { Ok(y) } else { g.view(y, shape) }
 }
 
 impl Kernel for Add {
     const NAME: &'static str = "add";
-    const SIGNATURE: &'static str = "a[m,k]:f32 b[m,k]:f32 -> y[m,k]:f32";
+    const SIGNATURE: &'static str = "a[m,k]:f32|bf16 b[m,k]:f32|bf16 -> y[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

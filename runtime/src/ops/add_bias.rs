@@ -1,7 +1,7 @@
 //! Adds a row to every row: `y[m,n] = x[m,n] + b[n]`.
 
 use crate::cpu::parallel;
-use crate::dtype::{DType, Spec};
+use crate::dtype::Spec;
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -24,14 +24,14 @@ pub fn add_bias(g: &mut Graph, x: Value, b: Value) -> Result<Value> {
     let shape = g.spec(x).shape.clone();
     let (m, n) = (g.spec(x).rows(), g.spec(x).cols());
     let x = g.view(x, [m, n])?;
-    let y = g.activation([m, n], DType::F32);
+    let y = g.activation([m, n], g.spec(x).dtype);
     g.record(AddBias { m: m as u32, n: n as u32 }, &[x, b, y])?;
     if shape.len() == 2 { Ok(y) } else { g.view(y, shape) }
 }
 
 impl Kernel for AddBias {
     const NAME: &'static str = "add_bias";
-    const SIGNATURE: &'static str = "x[m,n]:f32 b[n]:f32 -> y[m,n]:f32";
+    const SIGNATURE: &'static str = "x[m,n]:f32|bf16 b[n]:f32 -> y[m,n]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

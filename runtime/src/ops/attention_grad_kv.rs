@@ -49,7 +49,7 @@ impl From<Attention> for AttentionGradKv {
 
 impl Kernel for AttentionGradKv {
     const NAME: &'static str = "attention_grad_kv";
-    const SIGNATURE: &'static str = "q[m,h,d]:f32 k[t,g,d]:f32 v[t,g,d]:f32 span[m,2]:u32 stats[m,h,2]:f32 do[m,h,d]:f32 -> dk[t,g,d]:f32 dv[t,g,d]:f32";
+    const SIGNATURE: &'static str = "q[m,h,d]:f32|bf16 k[t,g,d]:f32|bf16 v[t,g,d]:f32|bf16 span[m,2]:u32 stats[m,h,2]:f32 do[m,h,d]:f32|bf16 -> dk[t,g,d]:f32|bf16 dv[t,g,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

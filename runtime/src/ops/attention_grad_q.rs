@@ -46,7 +46,7 @@ impl From<Attention> for AttentionGradQ {
 
 impl Kernel for AttentionGradQ {
     const NAME: &'static str = "attention_grad_q";
-    const SIGNATURE: &'static str = "q[m,h,d]:f32 k[t,g,d]:f32 v[t,g,d]:f32 span[m,2]:u32 stats[m,h,2]:f32 do[m,h,d]:f32 -> dq[m,h,d]:f32";
+    const SIGNATURE: &'static str = "q[m,h,d]:f32|bf16 k[t,g,d]:f32|bf16 v[t,g,d]:f32|bf16 span[m,2]:u32 stats[m,h,2]:f32 do[m,h,d]:f32|bf16 -> dq[m,h,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

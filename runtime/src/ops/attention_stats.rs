@@ -21,7 +21,7 @@ pub struct AttentionStats {
 
 impl Kernel for AttentionStats {
     const NAME: &'static str = "attention_stats";
-    const SIGNATURE: &'static str = "o[m,h,d]:f32 do[m,h,d]:f32 lse[m,h]:f32 -> stats[m,h,2]:f32";
+    const SIGNATURE: &'static str = "o[m,h,d]:f32|bf16 do[m,h,d]:f32|bf16 lse[m,h]:f32 -> stats[m,h,2]:f32";
     const GRADIENT: Gradient = Gradient::None("it is a part of a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

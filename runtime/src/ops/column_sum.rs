@@ -27,7 +27,7 @@ pub fn column_sum_add(g: &mut Graph, x: Value, y: Value) -> Result<()> {
 
 impl Kernel for ColumnSum {
     const NAME: &'static str = "column_sum";
-    const SIGNATURE: &'static str = "x[m,n]:f32 -> &y[n]:f32";
+    const SIGNATURE: &'static str = "x[m,n]:f32|bf16 -> &y[n]:f32";
     const GRADIENT: Gradient = Gradient::None("it accumulates gradients");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

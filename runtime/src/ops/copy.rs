@@ -28,7 +28,7 @@ pub fn copy_into(g: &mut Graph, x: Value, y: Value) -> Result<()> {
 
 impl Kernel for Copy {
     const NAME: &'static str = "copy";
-    const SIGNATURE: &'static str = "x[m,k]:f32 -> y[m,k]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 -> y[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

@@ -54,7 +54,7 @@ impl CrossEntropy {
 
 impl Kernel for CrossEntropy {
     const NAME: &'static str = "cross_entropy";
-    const SIGNATURE: &'static str = "logits[m,v]:f32 target[m]:u32 -> loss[m]:f32 lse[m]:f32";
+    const SIGNATURE: &'static str = "logits[m,v]:f32|bf16 target[m]:u32 -> loss[m]:f32 lse[m]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["lse"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

@@ -39,7 +39,7 @@ impl CrossEntropyGrad {
 
 impl Kernel for CrossEntropyGrad {
     const NAME: &'static str = "cross_entropy_grad";
-    const SIGNATURE: &'static str = "logits[m,v]:f32 target[m]:u32 lse[m]:f32 dl[m]:f32 -> dlogits[m,v]:f32";
+    const SIGNATURE: &'static str = "logits[m,v]:f32|bf16 target[m]:u32 lse[m]:f32 dl[m]:f32 -> dlogits[m,v]:f32|bf16";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

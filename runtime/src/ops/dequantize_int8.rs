@@ -21,15 +21,15 @@ pub struct DequantizeInt8 {
     pub k: u32,
 }
 
-/// Records `q[m,k] · s[m]`.
-pub fn dequantize_int8(g: &mut Graph, q: Value, s: Value) -> Result<Value> {
+/// Records `q[m,k] · s[m]` in f32 or bf16.
+pub fn dequantize_int8(g: &mut Graph, q: Value, s: Value, dtype: DType) -> Result<Value> {
     let (m, k) = (g.spec(q).rows() as u32, g.spec(q).cols() as u32);
-    g.apply(DequantizeInt8 { m, k }, &[q, s])
+    g.apply_to(DequantizeInt8 { m, k }, &[q, s], dtype)
 }
 
 impl Kernel for DequantizeInt8 {
     const NAME: &'static str = "dequantize_int8";
-    const SIGNATURE: &'static str = "q[m,k]:i8 s[m]:f32 -> y[m,k]:f32";
+    const SIGNATURE: &'static str = "q[m,k]:i8 s[m]:f32 -> y[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["s"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

@@ -3,7 +3,7 @@
 //! The gradient of codes is that of the dequantised value, so it passes unchanged.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -21,15 +21,15 @@ pub struct DequantizeTernary {
     pub k: u32,
 }
 
-/// Records `t[n,k] · s[1]`.
-pub fn dequantize_ternary(g: &mut Graph, t: Value, s: Value) -> Result<Value> {
+/// Records `t[n,k] · s[1]` in f32 or bf16.
+pub fn dequantize_ternary(g: &mut Graph, t: Value, s: Value, dtype: DType) -> Result<Value> {
     let (n, k) = (g.spec(t).rows() as u32, g.spec(t).cols() as u32);
-    g.apply(DequantizeTernary { n, k }, &[t, s])
+    g.apply_to(DequantizeTernary { n, k }, &[t, s], dtype)
 }
 
 impl Kernel for DequantizeTernary {
     const NAME: &'static str = "dequantize_ternary";
-    const SIGNATURE: &'static str = "t[n,k]:t2 s[1]:f32 -> y[n,k]:f32";
+    const SIGNATURE: &'static str = "t[n,k]:t2 s[1]:f32 -> y[n,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["s"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

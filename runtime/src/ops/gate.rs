@@ -86,7 +86,7 @@ pub(crate) fn label(m: u32, k: u32, kind: u32) -> String {
 
 impl Kernel for Gate {
     const NAME: &'static str = "gate";
-    const SIGNATURE: &'static str = "gate[m,k]:f32 up[m,k]:f32 -> y[m,k]:f32";
+    const SIGNATURE: &'static str = "gate[m,k]:f32|bf16 up[m,k]:f32|bf16 -> y[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

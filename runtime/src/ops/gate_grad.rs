@@ -24,7 +24,7 @@ pub struct GateGrad {
 
 impl Kernel for GateGrad {
     const NAME: &'static str = "gate_grad";
-    const SIGNATURE: &'static str = "gate[m,k]:f32 up[m,k]:f32 dy[m,k]:f32 -> dgate[m,k]:f32 dup[m,k]:f32";
+    const SIGNATURE: &'static str = "gate[m,k]:f32|bf16 up[m,k]:f32|bf16 dy[m,k]:f32|bf16 -> dgate[m,k]:f32|bf16 dup[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

@@ -6,7 +6,7 @@
 //! `total = v`.
 
 use crate::cpu::parallel;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -30,16 +30,16 @@ pub struct Gather {
     pub total: u32,
 }
 
-/// Records the lookup of `ids` (any shape, `m` elements) in `table[v,d]`; gives `[m,d]`.
-pub fn gather(g: &mut Graph, table: Value, ids: Value) -> Result<Value> {
+/// Records the lookup of `ids` (any shape, `m` elements) in `table[v,d]`; gives `[m,d]` in f32 or bf16.
+pub fn gather(g: &mut Graph, table: Value, ids: Value, dtype: DType) -> Result<Value> {
     let (v, d, m) = (g.spec(table).rows() as u32, g.spec(table).cols() as u32, g.spec(ids).elements());
     let ids = g.view(ids, [m])?;
-    g.apply(Gather { m: m as u32, d, v, row0: 0, total: v }, &[table, ids])
+    g.apply_to(Gather { m: m as u32, d, v, row0: 0, total: v }, &[table, ids], dtype)
 }
 
 impl Kernel for Gather {
     const NAME: &'static str = "gather";
-    const SIGNATURE: &'static str = "table[v,d]:f32 ids[m]:u32 -> y[m,d]:f32";
+    const SIGNATURE: &'static str = "table[v,d]:f32 ids[m]:u32 -> y[m,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",
@@ -99,9 +99,9 @@ impl Kernel for Gather {
         0
     }
 
-    fn traffic(&self, _: &[Spec]) -> (u64, u64) {
+    fn traffic(&self, operands: &[Spec]) -> (u64, u64) {
         let rows = 4 * u64::from(self.m) * u64::from(self.d);
-        (rows + 4 * u64::from(self.m), rows)
+        (rows + 4 * u64::from(self.m), operands.last().map_or(rows, Spec::bytes))
     }
 
     fn tolerance(&self) -> Tolerance {

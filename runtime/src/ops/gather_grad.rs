@@ -34,7 +34,7 @@ pub fn gather_grad_add(g: &mut Graph, ids: Value, dy: Value, dw: Value) -> Resul
 
 impl Kernel for GatherGrad {
     const NAME: &'static str = "gather_grad";
-    const SIGNATURE: &'static str = "ids[m]:u32 dy[m,d]:f32 -> &dw[v,d]:f32";
+    const SIGNATURE: &'static str = "ids[m]:u32 dy[m,d]:f32|bf16 -> &dw[v,d]:f32";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",
@@ -108,9 +108,9 @@ impl Kernel for GatherGrad {
         u64::from(self.m) * u64::from(self.d)
     }
 
-    fn traffic(&self, _: &[Spec]) -> (u64, u64) {
+    fn traffic(&self, operands: &[Spec]) -> (u64, u64) {
         let rows = 4 * u64::from(self.m) * u64::from(self.d);
-        (2 * rows + 4 * u64::from(self.m), rows)
+        (rows + operands.get(1).map_or(rows, Spec::bytes) + 4 * u64::from(self.m), rows)
     }
 
     fn tolerance(&self) -> Tolerance {

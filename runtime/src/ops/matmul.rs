@@ -1,7 +1,7 @@
 //! What the three dense products share: test shapes, tiles, and the cut into pieces.
 
-use crate::dtype::Spec;
-use crate::op::{Launch, Size};
+use crate::dtype::{DType, Spec};
+use crate::op::{Case, Launch, Size};
 
 pub(super) mod cuda;
 
@@ -34,6 +34,31 @@ pub(super) fn shapes(size: Size) -> Vec<(u32, u32, u32)> {
             ]
         }
     }
+}
+
+/// Both factors have one dtype; the product has it too, or stays in f32.
+pub(super) fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
+    match operands {
+        [x, w, _] if x.dtype != w.dtype => {
+            Err(format!("the factors are {} and {}: give both in one", x.dtype, w.dtype))
+        }
+        [x, _, y] if y.dtype != x.dtype && y.dtype != DType::F32 => {
+            Err(format!("the product of {} cannot be {}", x.dtype, y.dtype))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The cases, and of the small and ragged ones also those of bf16 factors whose product stays in f32.
+pub(super) fn wide_cases(mut cases: Vec<Case>, size: Size) -> Vec<Case> {
+    let wide = |case: &Case| {
+        let mut case = case.clone().dtype("x", DType::Bf16).dtype("w", DType::Bf16);
+        case.label += " bf16 to f32";
+        case
+    };
+    let wide: Vec<Case> = if size == Size::Bench { Vec::new() } else { cases.iter().map(wide).collect() };
+    cases.extend(wide);
+    cases
 }
 
 /// A window of rows `m0..m0+m` of the batch and rows `n0..n0+n` of the weight.
@@ -81,7 +106,6 @@ fn most(limit: u64, row_bytes: u64, rows: usize) -> Option<usize> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::dtype::DType;
 
     #[test]
     fn windows_cover_the_product_once_and_fit() {

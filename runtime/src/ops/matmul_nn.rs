@@ -10,9 +10,10 @@ use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::cast::cast;
 use crate::ops::dense_gemm::{Extents, Matrix, axpy, gemm};
 use crate::ops::matmul::cuda::{self, Tile};
-use crate::ops::matmul::{Window, shapes, tiles, windows};
+use crate::ops::matmul::{Window, check_dtypes, shapes, tiles, wide_cases, windows};
 use crate::ops::{matmul_nt, matmul_tn};
 use crate::reference::RefTensor;
 
@@ -50,16 +51,35 @@ pub fn matmul_nn(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
 
 impl Kernel for MatmulNn {
     const NAME: &'static str = "matmul_nn";
-    const SIGNATURE: &'static str = "x[m,l]:f32 w[n,k]:f32 -> y[m,k]:f32";
+    const SIGNATURE: &'static str = "x[m,l]:f32|bf16 w[n,k]:f32|bf16 -> y[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "tiled",
         file: "matmul_nn",
         needs: Needs::NONE,
-        defines: &[],
+        defines: &[("BF16", 0), ("Y_BF16", 0)],
         when: |_, _| true,
         launch: |op, _| tiles(op.m, op.k),
     }];
+    const WGSL_BF16: &'static [Wgsl<Self>] = &[
+        Wgsl {
+            name: "tiled_bf16",
+            file: "matmul_nn",
+            needs: Needs::NONE,
+            defines: &[("BF16", 1), ("Y_BF16", 1)],
+            // Pieces add up in y, which must not round in between.
+            when: |op, operands| operands[2].dtype == DType::Bf16 && op.n == op.l,
+            launch: |op, _| tiles(op.m, op.k),
+        },
+        Wgsl {
+            name: "tiled_bf16_to_f32",
+            file: "matmul_nn",
+            needs: Needs::NONE,
+            defines: &[("BF16", 1), ("Y_BF16", 0)],
+            when: |_, operands| operands[2].dtype == DType::F32,
+            launch: |op, _| tiles(op.m, op.k),
+        },
+    ];
 
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {
@@ -105,6 +125,10 @@ impl Kernel for MatmulNn {
         whole.then_some(()).ok_or_else(|| "a recorded product reads all columns: n0 = 0, l = n and add = 0".into())
     }
 
+    fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
+        check_dtypes(operands)
+    }
+
     fn reference(&self, t: &mut [RefTensor]) {
         let [x, w, y] = t else { return };
         let (k, n0) = (self.k as usize, self.n0 as usize);
@@ -138,12 +162,16 @@ impl Kernel for MatmulNn {
 
     fn cases(size: Size) -> Vec<Case> {
         let op = |(m, n, k)| MatmulNn { m, n, k, n0: 0, l: n, add: 0 };
-        shapes(size).into_iter().map(|s| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s))).collect()
+        let case = |s: (u32, u32, u32)| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s));
+        wide_cases(shapes(size).into_iter().map(case).collect(), size)
     }
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         let Some(dy) = cx.upstream(2) else { return Ok(()) };
         let (x, w) = (cx.operand(0), cx.operand(1));
+        // Of bf16 factors whose product stayed in f32.
+        let dtype = cx.graph.spec(x).dtype;
+        let dy = cast(cx.graph, dy, dtype)?;
         if cx.wanted(0) {
             let dx = matmul_nt::matmul_nt(cx.graph, dy, w)?;
             cx.give(0, dx);

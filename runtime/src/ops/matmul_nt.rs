@@ -9,9 +9,10 @@ use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::ops::cast::cast;
 use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
 use crate::ops::matmul::cuda::{self, Tile};
-use crate::ops::matmul::{FEW, Window, shapes, tiles, windows};
+use crate::ops::matmul::{FEW, Window, check_dtypes, shapes, tiles, wide_cases, windows};
 use crate::ops::{matmul_nn, matmul_tn};
 use crate::reference::RefTensor;
 
@@ -47,7 +48,7 @@ pub fn matmul_nt(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
 
 impl Kernel for MatmulNt {
     const NAME: &'static str = "matmul_nt";
-    const SIGNATURE: &'static str = "x[m,k]:f32 w[n,k]:f32 -> y[m,l]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 w[n,k]:f32|bf16 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[
         Wgsl {
@@ -62,8 +63,30 @@ impl Kernel for MatmulNt {
             name: "tiled",
             file: "matmul_nt",
             needs: Needs::NONE,
-            defines: &[],
+            defines: &[("BF16", 0), ("Y_BF16", 0)],
             when: |_, _| true,
+            launch: |op, _| tiles(op.m, op.n),
+        },
+    ];
+    const WGSL_BF16: &'static [Wgsl<Self>] = &[
+        Wgsl {
+            name: "tiled_bf16",
+            file: "matmul_nt",
+            needs: Needs::NONE,
+            defines: &[("BF16", 1), ("Y_BF16", 1)],
+            // Pieces must not share a word of y.
+            when: |op, operands| {
+                let whole_words = op.n % 2 == 0 || op.n0 + op.n == op.l;
+                operands[2].dtype == DType::Bf16 && op.n0 % 2 == 0 && whole_words
+            },
+            launch: |op, _| tiles(op.m, op.n),
+        },
+        Wgsl {
+            name: "tiled_bf16_to_f32",
+            file: "matmul_nt",
+            needs: Needs::NONE,
+            defines: &[("BF16", 1), ("Y_BF16", 0)],
+            when: |_, operands| operands[2].dtype == DType::F32,
             launch: |op, _| tiles(op.m, op.n),
         },
     ];
@@ -128,6 +151,10 @@ impl Kernel for MatmulNt {
         whole.then_some(()).ok_or_else(|| "a recorded product writes all columns: n0 = 0 and l = n".into())
     }
 
+    fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
+        check_dtypes(operands)
+    }
+
     fn reference(&self, t: &mut [RefTensor]) {
         let [x, w, y] = t else { return };
         for i in 0..self.m as usize {
@@ -159,12 +186,16 @@ impl Kernel for MatmulNt {
 
     fn cases(size: Size) -> Vec<Case> {
         let op = |(m, n, k)| MatmulNt { m, n, k, n0: 0, l: n };
-        shapes(size).into_iter().map(|s| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s))).collect()
+        let case = |s: (u32, u32, u32)| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s));
+        wide_cases(shapes(size).into_iter().map(case).collect(), size)
     }
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         let Some(dy) = cx.upstream(2) else { return Ok(()) };
         let (x, w) = (cx.operand(0), cx.operand(1));
+        // Of bf16 factors whose product stayed in f32.
+        let dtype = cx.graph.spec(x).dtype;
+        let dy = cast(cx.graph, dy, dtype)?;
         if cx.wanted(0) {
             let dx = matmul_nn::matmul_nn(cx.graph, dy, w)?;
             cx.give(0, dx);

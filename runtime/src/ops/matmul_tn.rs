@@ -38,13 +38,21 @@ pub fn matmul_tn_add(g: &mut Graph, x: Value, z: Value, acc: Value) -> Result<()
 
 impl Kernel for MatmulTn {
     const NAME: &'static str = "matmul_tn";
-    const SIGNATURE: &'static str = "x[m,l]:f32 z[m,k]:f32 -> &y[n,k]:f32";
+    const SIGNATURE: &'static str = "x[m,l]:f32|bf16 z[m,k]:f32|bf16 -> &y[n,k]:f32";
     const GRADIENT: Gradient = Gradient::None("it accumulates gradients");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "tiled",
         file: "matmul_tn",
         needs: Needs::NONE,
-        defines: &[],
+        defines: &[("BF16", 0)],
+        when: |_, _| true,
+        launch: |op, _| tiles(op.n, op.k),
+    }];
+    const WGSL_BF16: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "tiled_bf16",
+        file: "matmul_tn",
+        needs: Needs::NONE,
+        defines: &[("BF16", 1)],
         when: |_, _| true,
         launch: |op, _| tiles(op.n, op.k),
     }];

@@ -1,7 +1,7 @@
 //! The list of rows. Adding an op is its folder, its `.wgsl` and one line here.
 
 use crate::device::Caps;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::op::{Args, Choice, CudaChoice, Kernel, Piece, Row, Tolerance};
@@ -93,10 +93,15 @@ macro_rules! rows {
                 match self { $(Op::$name(op) => op.gradient(cx)),* }
             }
 
-            /// WGSL variants that take these operands, best first.
+            /// WGSL variants that take these operands, best first. This is the one place that keeps bf16
+            /// operands away from shaders that read f32.
             pub fn wgsl(&self, operands: &[Spec]) -> Vec<Choice> {
+                let bf16 = operands.iter().any(|s| s.dtype == DType::Bf16);
                 match self {
-                    $(Op::$name(op) => $module::$name::WGSL.iter().filter_map(|v| v.choose(op, operands)).collect()),*
+                    $(Op::$name(op) => {
+                        let variants = if bf16 { $module::$name::WGSL_BF16 } else { $module::$name::WGSL };
+                        variants.iter().filter_map(|v| v.choose(op, operands)).collect()
+                    }),*
                 }
             }
 
@@ -124,6 +129,7 @@ macro_rules! rows {
 rows! {
     fill::Fill,
     copy::Copy,
+    cast::Cast,
     add::Add,
     accumulate::Accumulate,
     reduce::Reduce,

@@ -43,7 +43,7 @@ pub fn quantize_int8(g: &mut Graph, x: Value) -> Result<(Value, Value)> {
 
 impl Kernel for QuantizeInt8 {
     const NAME: &'static str = "quantize_int8";
-    const SIGNATURE: &'static str = "x[m,k]:f32 -> q[m,k]:i8 s[m]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 -> q[m,k]:i8 s[m]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["s"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

@@ -29,7 +29,7 @@ pub fn rms_norm(g: &mut Graph, x: Value, w: Value, eps: f32) -> Result<Value> {
     let shape = g.spec(x).shape.clone();
     let (m, k) = (g.spec(x).rows(), g.spec(x).cols());
     let x = g.view(x, [m, k])?;
-    let y = g.activation([m, k], DType::F32);
+    let y = g.activation([m, k], g.spec(x).dtype);
     let r = g.activation([m], DType::F32);
     g.record(RmsNorm { m: m as u32, k: k as u32, eps }, &[x, w, y, r])?;
     if shape.len() == 2 { Ok(y) } else { g.view(y, shape) }
@@ -37,7 +37,7 @@ pub fn rms_norm(g: &mut Graph, x: Value, w: Value, eps: f32) -> Result<Value> {
 
 impl Kernel for RmsNorm {
     const NAME: &'static str = "rms_norm";
-    const SIGNATURE: &'static str = "x[m,k]:f32 w[k]:f32 -> y[m,k]:f32 r[m]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 w[k]:f32 -> y[m,k]:f32|bf16 r[m]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["r"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

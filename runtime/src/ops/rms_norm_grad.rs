@@ -20,7 +20,7 @@ pub struct RmsNormGrad {
 
 impl Kernel for RmsNormGrad {
     const NAME: &'static str = "rms_norm_grad";
-    const SIGNATURE: &'static str = "x[m,k]:f32 w[k]:f32 r[m]:f32 dy[m,k]:f32 -> dx[m,k]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 w[k]:f32 r[m]:f32 dy[m,k]:f32|bf16 -> dx[m,k]:f32|bf16";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

@@ -20,7 +20,7 @@ pub struct RmsNormWeightGrad {
 
 impl Kernel for RmsNormWeightGrad {
     const NAME: &'static str = "rms_norm_weight_grad";
-    const SIGNATURE: &'static str = "x[m,k]:f32 r[m]:f32 dy[m,k]:f32 -> &dw[k]:f32";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 r[m]:f32 dy[m,k]:f32|bf16 -> &dw[k]:f32";
     const GRADIENT: Gradient = Gradient::None("it is a gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",

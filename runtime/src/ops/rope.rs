@@ -114,7 +114,7 @@ impl Rope {
 
 impl Kernel for Rope {
     const NAME: &'static str = "rope";
-    const SIGNATURE: &'static str = "x[m,h,d]:f32 pos[m]:u32 coarse[c,d]:f32 fine[f,d]:f32 -> y[m,h,d]:f32";
+    const SIGNATURE: &'static str = "x[m,h,d]:f32|bf16 pos[m]:u32 coarse[c,d]:f32 fine[f,d]:f32 -> y[m,h,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["coarse", "fine"];
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {

@@ -5,8 +5,9 @@
 //     const A_BY_DEPTH: bool             neighbours along d are neighbours in memory
 //     const B_BY_DEPTH: bool
 // Slices of 16 in depth go through workgroup memory (8,320 bytes). Element [r][c] of
-// the result is row tile_row(lid) + r and column tile_column(lid) + 16 c of the tile,
-// so neighbouring invocations write neighbouring columns. The sum over the depth
+// the result is row tile_row(lid) + r and column tile_column(lid, c) of the tile, so
+// neighbouring invocations write neighbouring columns, or with BF16 neighbouring words
+// of two columns, which elements 0 and 1, and 2 and 3, make up. The sum over the depth
 // runs in order. All invocations call together.
 
 const TILE: u32 = 64u;
@@ -21,8 +22,12 @@ fn tile_row(lid: u32) -> u32 {
     return lid / 16u * 4u;
 }
 
-fn tile_column(lid: u32) -> u32 {
-    return lid % 16u;
+fn tile_column(lid: u32, c: u32) -> u32 {
+//!if BF16
+    return lid % 16u * 2u + c % 2u + c / 2u * 32u;
+//!else
+    return lid % 16u + c * 16u;
+//!endif
 }
 
 fn dense_tile(lid: u32, first_row: u32, first_column: u32, depth: u32) -> mat4x4<f32> {
@@ -40,8 +45,12 @@ fn dense_tile(lid: u32, first_row: u32, first_column: u32, depth: u32) -> mat4x4
         workgroupBarrier();
         for (var d = 0u; d < DEPTH; d++) {
             let at_a = d * PITCH + tile_row(lid);
-            let at_b = d * PITCH + tile_column(lid);
+            let at_b = d * PITCH + tile_column(lid, 0u);
+//!if BF16
+            let b = vec4<f32>(slice_b[at_b], slice_b[at_b + 1u], slice_b[at_b + 32u], slice_b[at_b + 33u]);
+//!else
             let b = vec4<f32>(slice_b[at_b], slice_b[at_b + 16u], slice_b[at_b + 32u], slice_b[at_b + 48u]);
+//!endif
             sum[0] += slice_a[at_a] * b;
             sum[1] += slice_a[at_a + 1u] * b;
             sum[2] += slice_a[at_a + 2u] * b;

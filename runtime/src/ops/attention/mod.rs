@@ -7,7 +7,7 @@
 //! Contract: both columns of `span` are non-decreasing and below `t` (a last key past the end
 //! counts as `t − 1`). Where first > last the row sees nothing: `o = 0`, `lse = −1e30`. Keys that
 //! no query sees never matter, whatever they hold; keys in a span must be finite. `k` and `v` have
-//! one dtype; f16 is for caches and has no gradient.
+//! one dtype: that of `q` and `o`, or f16, which is for caches and has no gradient.
 
 mod cases;
 pub(crate) mod cpu;
@@ -58,7 +58,7 @@ pub fn attention(g: &mut Graph, q: Value, k: Value, v: Value, span: Value, scale
         let message = format!("attention: k ({}) and v ({}) must have one dtype", g.spec(k), g.spec(v));
         return Err(Error::Record { graph: g.name().into(), message });
     }
-    let o = g.activation([m, h, d], DType::F32);
+    let o = g.activation([m, h, d], g.spec(q).dtype);
     let lse = g.activation([m, h], DType::F32);
     let [m, h, d, t, groups] = [m, h, d, t, groups].map(|n| n as u32);
     g.record(Attention { m, h, d, t, g: groups, scale }, &[q, k, v, span, o, lse])?;
@@ -141,7 +141,7 @@ fn tile_launch(op: &Attention, _: &[Spec]) -> Launch {
 impl Kernel for Attention {
     const NAME: &'static str = "attention";
     const SIGNATURE: &'static str =
-        "q[m,h,d]:f32 k[t,g,d]:f32|f16 v[t,g,d]:f32|f16 span[m,2]:u32 -> o[m,h,d]:f32 lse[m,h]:f32";
+        "q[m,h,d]:f32|bf16 k[t,g,d]:f32|f16|bf16 v[t,g,d]:f32|f16|bf16 span[m,2]:u32 -> o[m,h,d]:f32|bf16 lse[m,h]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["lse"];
     const WGSL: &'static [Wgsl<Self>] = &[
@@ -249,7 +249,8 @@ impl Kernel for Attention {
         if cx.wanted(1) || cx.wanted(2) {
             let op = attention_grad_kv::AttentionGradKv { m, h, d, t, g, scale };
             let shape = [t as usize, g as usize, d as usize];
-            let (dk, dv) = (cx.graph.activation(shape, DType::F32), cx.graph.activation(shape, DType::F32));
+            let dtype = cx.graph.spec(k).dtype;
+            let (dk, dv) = (cx.graph.activation(shape, dtype), cx.graph.activation(shape, dtype));
             cx.graph.record(op, &[q, k, v, span, stats, d_o, dk, dv])?;
             for (i, value) in [(1, dk), (2, dv)] {
                 if cx.wanted(i) {

@@ -14,7 +14,7 @@ mod arm;
 #[allow(unsafe_code)]
 mod x86;
 
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -44,15 +44,16 @@ pub struct TernaryMatmul {
     pub n0: u32,
 }
 
-/// Records `y[m,n]` of weights `w[n,k]` with scale `ws[1]` and activations `x[m,k]` with scales `xs[m]`.
-pub fn ternary_matmul(g: &mut Graph, w: Value, ws: Value, x: Value, xs: Value) -> Result<Value> {
+/// Records `y[m,n]`, in f32 or bf16, of weights `w[n,k]` with scale `ws[1]` and activations `x[m,k]` with
+/// scales `xs[m]`.
+pub fn ternary_matmul(g: &mut Graph, w: Value, ws: Value, x: Value, xs: Value, dtype: DType) -> Result<Value> {
     let (m, n, k) = (g.spec(x).rows() as u32, g.spec(w).rows() as u32, g.spec(w).cols() as u32);
-    g.apply(TernaryMatmul { m, n, k, l: n, n0: 0 }, &[w, ws, x, xs])
+    g.apply_to(TernaryMatmul { m, n, k, l: n, n0: 0 }, &[w, ws, x, xs], dtype)
 }
 
 impl Kernel for TernaryMatmul {
     const NAME: &'static str = "ternary_matmul";
-    const SIGNATURE: &'static str = "w[n,k]:t2 ws[1]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32";
+    const SIGNATURE: &'static str = "w[n,k]:t2 ws[1]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["ws", "xs"];
     const WGSL: &'static [Wgsl<Self>] = &[
@@ -172,13 +173,14 @@ impl Kernel for TernaryMatmul {
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         let Some(dy) = cx.upstream(4) else { return Ok(()) };
         let (w, ws, x, xs) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.operand(3));
+        let dtype = cx.graph.spec(dy).dtype;
         if cx.wanted(2) {
-            let values = dequantize_ternary(cx.graph, w, ws)?;
+            let values = dequantize_ternary(cx.graph, w, ws, dtype)?;
             let dx = matmul_nn(cx.graph, dy, values)?;
             cx.give(2, dx);
         }
         if cx.wanted(0) {
-            let values = dequantize_int8(cx.graph, x, xs)?;
+            let values = dequantize_int8(cx.graph, x, xs, dtype)?;
             let dw = cx.accumulator(0)?;
             matmul_tn_add(cx.graph, dy, values, dw)?;
         }
