@@ -32,16 +32,19 @@ __device__ __forceinline__ void attention_tiled(
     u32 start = place.tile * BQ;
     Spans<BQ> spans = {first, end};
     spans.load(p, rows, span, start);
-    load_tile<D, BQ, THREADS>(queries, q, p.d, wide_rows(q, p.d), [&](u32 r) {
+    Incoming<T, D, BQ, THREADS> own;
+    own.start(queries, q, p.d, wide_rows(q, p.d), [&](u32 r) {
         return start + r < rows.count ? q + rows.at(start + r) * p.d : (const T*)nullptr;
     });
+    own.finish(queries, p.d);
     __syncthreads();
 
     bool wide = wide_rows(k, p.d) && wide_rows(v, p.d);
     u32 stop = spans.end[BQ - 1];
-    auto load_keys = [&](float* tile, const C* x, u32 key) {
+    Incoming<C, D, BK, THREADS> incoming;
+    auto start_keys = [&](float* tile, const C* x, u32 key) {
         bool all = spans.all_see(key, key + BK);
-        load_tile<D, BK, THREADS>(tile, x, p.d, wide, [&](u32 r) {
+        incoming.start(tile, x, p.d, wide, [&](u32 r) {
             bool take = all || spans.somebody_sees(key + r);
             return take ? x + ((u64)(key + r) * p.g + place.kv) * p.d : (const C*)nullptr;
         });
@@ -58,11 +61,11 @@ __device__ __forceinline__ void attention_tiled(
         most[r] = NOTHING;
         sum[r] = 0.0f;
     }
-    load_keys(keys, k, spans.first[0]);
+    start_keys(keys, k, spans.first[0]);
     for (u32 key = spans.first[0]; key < stop; key += BK) {
-        copy_async_wait<0>();
+        incoming.finish(keys, p.d);
         __syncthreads();  // The keys are here, and nobody needs the last values any more.
-        load_keys(values, v, key);
+        start_keys(values, v, key);
         float s[R][KEYS];
         multiply_rows<D>(s, queries + row * (D + 4), keys + lane * (D + 4), p.d);
 #pragma unroll
@@ -86,10 +89,10 @@ __device__ __forceinline__ void attention_tiled(
                 weights[(row + r) * (BK + 4) + lane + c * LANES] = weight;
             }
         }
-        copy_async_wait<0>();
+        incoming.finish(values, p.d);
         __syncthreads();  // The values are here, and nobody needs the keys any more.
         if (key + BK < stop) {
-            load_keys(keys, k, key + BK);
+            start_keys(keys, k, key + BK);
         }
         out.template add<BK>(weights + row * (BK + 4), values, p.d);
     }

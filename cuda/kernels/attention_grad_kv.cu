@@ -47,8 +47,9 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
     stop *= rows.shared;
 
     bool wide = wide_rows(q, p.d) && wide_rows(d_o, p.d);
-    auto load_queries = [&](float* tile, const T* x, u32 query) {
-        load_tile<D, BQ, THREADS>(tile, x, p.d, wide, [&](u32 r) {
+    Incoming<T, D, BQ, THREADS> incoming;
+    auto start_queries = [&](float* tile, const T* x, u32 query) {
+        incoming.start(tile, x, p.d, wide, [&](u32 r) {
             return query + r < stop ? x + rows.at(query + r) * p.d : (const T*)nullptr;
         });
     };
@@ -71,22 +72,25 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
     out_k.clear();
     out_v.clear();
     if (begin < stop) {
+        Incoming<T, D, BK, THREADS> own;
         for (u32 side = 0; side < 2; side++) {
             const T* x = side == 0 ? k : v;
-            load_tile<D, BK, THREADS>(side == 0 ? keys : values, x, p.d, wide_rows(x, p.d), [&](u32 r) {
+            float* tile = side == 0 ? keys : values;
+            own.start(tile, x, p.d, wide_rows(x, p.d), [&](u32 r) {
                 return start + r < p.t ? x + ((u64)(start + r) * p.g + kv) * p.d : (const T*)nullptr;
             });
+            own.finish(tile, p.d);
         }
-        load_queries(upstream, d_o, begin);
+        start_queries(upstream, d_o, begin);
         load_facts(begin);
     }
     for (u32 query = begin; query < stop; query += BQ) {
-        copy_async_wait<0>();
+        incoming.finish(upstream, p.d);
         __syncthreads();  // The upstream gradients are here, and nobody needs the last queries any more.
-        load_queries(queries, q, query);
+        start_queries(queries, q, query);
         float s[R][QUERIES], slope[R][QUERIES];
         multiply_rows<D>(slope, values + row * (D + 4), upstream + lane * (D + 4), p.d);
-        copy_async_wait<0>();
+        incoming.finish(queries, p.d);
         __syncthreads();
         multiply_rows<D>(s, keys + row * (D + 4), queries + lane * (D + 4), p.d);
 #pragma unroll
@@ -105,7 +109,7 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
         out_v.template add<BQ>(weights + row * (BQ + 4), upstream, p.d);
         __syncthreads();  // Nobody needs the upstream gradients, the facts and the weights any more.
         if (query + BQ < stop) {
-            load_queries(upstream, d_o, query + BQ);
+            start_queries(upstream, d_o, query + BQ);
             load_facts(query + BQ);
         }
 #pragma unroll

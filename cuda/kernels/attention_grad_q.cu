@@ -32,19 +32,23 @@ __device__ __forceinline__ void attention_grad_q_tiled(
     u32 start = place.tile * BQ;
     Spans<BQ> spans = {first, end};
     spans.load(p, rows, span, start);
+    Incoming<T, D, BQ, THREADS> own;
     for (u32 side = 0; side < 2; side++) {
         const T* x = side == 0 ? q : d_o;
-        load_tile<D, BQ, THREADS>(side == 0 ? queries : upstream, x, p.d, wide_rows(x, p.d), [&](u32 r) {
+        float* tile = side == 0 ? queries : upstream;
+        own.start(tile, x, p.d, wide_rows(x, p.d), [&](u32 r) {
             return start + r < rows.count ? x + rows.at(start + r) * p.d : (const T*)nullptr;
         });
+        own.finish(tile, p.d);
     }
     __syncthreads();
 
     bool wide = wide_rows(k, p.d) && wide_rows(v, p.d);
     u32 stop = spans.end[BQ - 1];
-    auto load_keys = [&](float* tile, const T* x, u32 key) {
+    Incoming<T, D, BK, THREADS> incoming;
+    auto start_keys = [&](float* tile, const T* x, u32 key) {
         bool all = spans.all_see(key, key + BK);
-        load_tile<D, BK, THREADS>(tile, x, p.d, wide, [&](u32 r) {
+        incoming.start(tile, x, p.d, wide, [&](u32 r) {
             bool take = all || spans.somebody_sees(key + r);
             return take ? x + ((u64)(key + r) * p.g + place.kv) * p.d : (const T*)nullptr;
         });
@@ -62,17 +66,17 @@ __device__ __forceinline__ void attention_grad_q_tiled(
         lse[r] = stats[2 * rows.at(known)] * LOG2E;
         delta[r] = stats[2 * rows.at(known) + 1];
     }
-    load_keys(values, v, spans.first[0]);
+    start_keys(values, v, spans.first[0]);
     for (u32 key = spans.first[0]; key < stop; key += BK) {
-        copy_async_wait<0>();
+        incoming.finish(values, p.d);
         __syncthreads();  // The values are here, and nobody needs the last keys any more.
-        load_keys(keys, k, key);
+        start_keys(keys, k, key);
         float s[R][KEYS], slope[R][KEYS];
         multiply_rows<D>(slope, upstream + row * (D + 4), values + lane * (D + 4), p.d);
-        copy_async_wait<0>();
+        incoming.finish(keys, p.d);
         __syncthreads();  // The keys are here, and nobody needs the values any more.
         if (key + BK < stop) {
-            load_keys(values, v, key + BK);
+            start_keys(values, v, key + BK);
         }
         multiply_rows<D>(s, queries + row * (D + 4), keys + lane * (D + 4), p.d);
 #pragma unroll

@@ -217,7 +217,7 @@ fn what_no_kernel_takes_is_refused() {
         };
         assert!(refused(Launch { params: vec![0; 8], ..good.clone() }).contains("[12, 8, 8, 8, 8]"));
         assert!(refused(Launch { operands: good.operands[..3].to_vec(), ..good.clone() }).contains("was given"));
-        assert!(refused(Launch { block: 512, ..good.clone() }).contains("512 threads"));
+        assert!(refused(Launch { block: 512, ..good.clone() }).contains("`rms_norm_f32`: 512 threads"));
         assert!(refused(Launch { shared: 227 << 10, ..good.clone() }).contains("shared memory"));
         assert!(refused(Launch { kernel: Kernel(7), ..good.clone() }).contains("Kernel(7)"));
         driver.launch(&Launch { shared: 99 << 10, ..good }).unwrap();

@@ -227,7 +227,7 @@ impl Recorder<'_> {
         let mut graph = Graph::new("training step");
         let g = &mut graph;
         let mut trace = Trace::default();
-        let x = forward::hidden(g, self.model, &self.inputs.stream, None, &mut trace)?;
+        let x = forward::hidden(g, self.model, &self.inputs.stream, None, tritter_runtime::DType::F32, &mut trace)?;
         let nodes = 0..g.nodes().len();
         let wanted: Vec<(Value, Value)> =
             self.parameters.iter().map(|p| (g.bind(&p.weight), g.bind(&p.gradient))).collect();
@@ -308,7 +308,7 @@ impl Recorder<'_> {
     fn evaluation(&self) -> Result<Graph> {
         let mut graph = Graph::new("evaluation");
         let g = &mut graph;
-        let x = forward::hidden(g, self.model, &self.inputs.stream, None, &mut Trace::default())?;
+        let x = forward::hidden(g, self.model, &self.inputs.stream, None, tritter_runtime::DType::F32, &mut Trace::default())?;
         let (head, v) = (g.bind(self.head()), self.model.config.vocab_size as u32);
         let targets = g.bind(&self.inputs.targets);
         let all = g.activation([self.shape.tokens()], DType::F32);

@@ -153,17 +153,29 @@ struct Machine {
     u64 dynamic_low, dynamic_bytes;  // the array; only its first launch->shared bytes may be used
     std::vector<Cell> shared_words, shared_splits;
     u32 last_operand;
+    u32 steps;  // accesses of the current thread since it was last switched to
 };
 
 extern thread_local Machine* machine __attribute__((tls_model("initial-exec")));
 
 // fibers.cpp
-[[noreturn]] void fail(Machine* m, const Fiber* f, u64 at, u64 other, const char* format, ...)
-    __attribute__((format(printf, 5, 6)));
-u32 relative(const Machine* m, u64 pc);
+enum Order : u32 { RANDOM, LAST_FIRST, WARP_BY_WARP, FIRST_FIRST, ORDERS };
+void switch_to(void** save, void* load);
+void* new_stack(u8* low, u8* top, void (*entry)());
+u64 random_next(Machine* m);
+u32 random_below(Machine* m, u32 n);
 void make_ready(Machine* m, Fiber* f);
+Fiber* next_ready(Machine* m);
+// Lets others run until somebody makes this thread ready.
 void yield(Machine* m);
 bool same_place(Machine* m, u32 a, u32 b);
+u32 relative(const Machine* m, u64 pc);
+// Ends the launch with a fault of thread `f`. Only what needs no destructor may be on the stack.
+[[noreturn]] void fail(Machine* m, const Fiber* f, u64 at, u64 other, const char* format, ...)
+    __attribute__((format(printf, 5, 6)));
+// The same while no fiber runs.
+void fail_in_main(Machine* m, const Fiber* f, u32 at, u32 other, const char* format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 // shadow.cpp
 enum Kind : u32 { READ, WRITE, WRITE_ATOMIC, WRITE_PENDING, WRITE_LANDED };

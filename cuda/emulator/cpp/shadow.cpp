@@ -29,7 +29,8 @@ static inline bool ordered(const Machine* m, const Fiber* f, u64 stamp, u64 hori
 static const char* place(const Machine* m, u64 address, char (&text)[96]) {
     if (in_shared(m, address, 1)) {
         if (address - m->dynamic_low < m->dynamic_bytes) {
-            snprintf(text, sizeof text, "byte %llu of dynamic shared memory", (unsigned long long)(address - m->dynamic_low));
+            u64 offset = address - m->dynamic_low;
+            snprintf(text, sizeof text, "byte %llu of dynamic shared memory", (unsigned long long)offset);
         } else {
             snprintf(text, sizeof text, "static shared memory");
         }
@@ -46,7 +47,8 @@ static const char* place(const Machine* m, u64 address, char (&text)[96]) {
     return text;
 }
 
-[[noreturn]] static void race(Machine* m, Fiber* f, u64 address, u64 stamp, bool wrote, bool writes, u32 at, u32 other) {
+[[noreturn]] static void race(
+    Machine* m, Fiber* f, u64 address, u64 stamp, bool wrote, bool writes, u32 at, u32 other) {
     char text[96], whose[48];
     if (stamp < m->block_start) {
         snprintf(whose, sizeof whose, "thread %u of another block", thread_of(stamp));
@@ -190,8 +192,12 @@ static inline const Operand* find(Machine* m, Fiber* f, u64 address, u64 bytes, 
     outside(m, f, address, bytes, write, at);
 }
 
+// More accesses than a thread makes between two barriers in any test.
+const u32 ENDLESS = 1 << 26;
+
 void access(Machine* m, Fiber* f, u64 address, u64 bytes, Kind kind, u32 at) {
     if (address - f->stack_low < STACK) return;
+    if (++m->steps > ENDLESS) fail(m, f, at, 0, "runs for ever: %u accesses without a barrier", ENDLESS);
     bool write = kind != READ;
     if (address - m->shared_low < m->shared_bytes) {
         u64 offset = address - m->dynamic_low;

@@ -36,8 +36,12 @@ static u32* meet(u32 kind, u32 mask, u64 caller, const u32* in, u32 words, Combi
     Warp* warp = &m->warps[f->warp];
     u32 at = relative(m, caller), bit = 1u << f->lane;
     memcpy(warp->in[f->lane], in, words * 4);
-    if (mask & ~warp->lanes) fail(m, f, at, 0, "%s: mask 0x%08x names lanes that the block does not have", name(kind), mask);
-    if (!(mask & bit)) fail(m, f, at, 0, "%s: mask 0x%08x does not name the calling lane %u", name(kind), mask, f->lane);
+    if (mask & ~warp->lanes) {
+        fail(m, f, at, 0, "%s: mask 0x%08x names lanes that the block does not have", name(kind), mask);
+    }
+    if (!(mask & bit)) {
+        fail(m, f, at, 0, "%s: mask 0x%08x does not name the calling lane %u", name(kind), mask, f->lane);
+    }
     if (mask & warp->done) {
         fail(m, f, at, 0, "%s: lanes missing: mask 0x%08x names lanes that have returned (0x%08x)", name(kind), mask,
              warp->done);
@@ -84,8 +88,8 @@ static void shuffle(Machine* m, Warp* warp, u32 mask, u32 number, u32 at) {
         if (kind == DOWN && lane + argument <= last) from = lane + argument;
         if (kind == XOR && (lane ^ argument) <= last) from = lane ^ argument;
         if (!(mask >> from & 1)) {
-            fail(m, &m->fibers[number * 32 + lane], at, 0, "a shuffle: lane %u reads lane %u, which mask 0x%08x leaves out",
-                 lane, from, mask);
+            fail(m, &m->fibers[number * 32 + lane], at, 0,
+                 "a shuffle: lane %u reads lane %u, which mask 0x%08x leaves out", lane, from, mask);
         }
         warp->out[lane][0] = warp->in[from][0];
     }
@@ -124,7 +128,9 @@ static void load_matrix(Machine* m, Warp* warp, u32, u32 number, u32 at) {
         Fiber* f = &m->fibers[number * 32 + lane];
         u64 row;
         memcpy(&row, warp->in[lane], 8);
-        if (row % 16) fail(m, f, at, 0, "ldmatrix: misaligned: the row at 0x%llx must be a multiple of 16", (unsigned long long)row);
+        if (row % 16) {
+            fail(m, f, at, 0, "ldmatrix: misaligned: 0x%llx must be a multiple of 16", (unsigned long long)row);
+        }
         if (!in_shared(m, row, 16)) fail(m, f, at, 0, "ldmatrix: the row lies outside shared memory");
         if (m->checked) access(m, f, row, 16, READ, at);
         memcpy(element[lane / 8][lane % 8], (const void*)row, 16);

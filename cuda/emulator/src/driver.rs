@@ -10,6 +10,7 @@ use crate::source;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tritter_cuda::driver::{Address, Description, Download, Driver, Fault, Kernel, Launch, Outcome, Replay};
@@ -42,7 +43,8 @@ struct Loaded {
     entry: Entry,
 }
 
-/// The launches of one op, as far as a driver can tell: the same parameters and operands.
+/// The launches of one op, as far as a driver can tell: the same parameters and operands, until the
+/// first launch comes again.
 #[derive(Default)]
 struct Sequence {
     first: Option<Launch>,
@@ -51,7 +53,7 @@ struct Sequence {
 impl Sequence {
     fn continues(&self, launch: &Launch) -> bool {
         let same = |first: &Launch| {
-            first.kernel != launch.kernel
+            first != launch
                 && first.params == launch.params
                 && first.operands.iter().map(|o| o.address).eq(launch.operands.iter().map(|o| o.address))
         };
@@ -116,7 +118,11 @@ impl Inner {
         let began = state.sequence.first.as_ref().unwrap_or(launch);
         let mut operands = Vec::with_capacity(launch.operands.len());
         for (operand, first) in launch.operands.iter().zip(&began.operands) {
-            let (words, splits) = state.memory.shadow(operand.address, operand.bytes)?;
+            let (words, splits) = if self.options.checked {
+                state.memory.shadow(operand.address, operand.bytes)?
+            } else {
+                state.memory.bytes(operand.address, operand.bytes, |_| (null_mut(), null_mut()))?
+            };
             operands.push(Operand {
                 address: operand.address,
                 bytes: operand.bytes,
@@ -141,7 +147,7 @@ impl Inner {
             params: &launch.params,
             operands: &operands,
         };
-        // SAFETY: `verify` has compared sizes and counts with the kernel's own; `shadow` has made sure
+        // SAFETY: `verify` has compared sizes and counts with the kernel's own; `memory` has made sure
         // that each operand lies in an allocation, and the lock keeps others away. Kernels that are
         // not checked are for sources that have passed the checks.
         unsafe { state.machine.run(&work) }.map_err(fault)

@@ -21,7 +21,8 @@
 //!   leave out the caller or the lane that a shuffle reads, a return before a barrier;
 //! - `cp.async` whose destination is touched before the wait, or whose source changes meanwhile;
 //! - launches with more threads than `__launch_bounds__`, with another number of pointers or another
-//!   size of the parameter struct than the kernel has.
+//!   size of the parameter struct than the kernel has;
+//! - threads that run for ever while they access memory (tens of millions of times).
 //!
 //! Meeting points and alignment of matrix operations are also verified when not `checked`; the rest
 //! needs instrumented kernels, which are some ten times slower.
@@ -29,7 +30,7 @@
 //! # What it cannot see
 //!
 //! Uninitialised registers and local arrays; an index that runs from one shared array into the next
-//! by a pointer; threads that spin for ever; bank conflicts, timing, occupancy, registers; the order
+//! by a pointer; bank conflicts, timing, occupancy, registers; the order
 //! of sums inside tensor cores and the last bits of approximate functions, for which tests allow
 //! tolerances. Fragment layouts are those of the PTX ISA as read by us: they want one run on a card.
 //!

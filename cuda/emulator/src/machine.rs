@@ -94,11 +94,11 @@ unsafe impl Send for Machine {}
 impl Machine {
     pub(crate) fn new(compiler: &Compiler) -> Result<Machine, String> {
         let folder = source::runtime();
-        let files = ["fibers", "shadow", "warps", "copies"];
+        let files = ["fibers", "blocks", "shadow", "warps", "copies"];
         let text: String = files.map(|file| format!("#include \"{file}.cpp\"\n")).concat();
         let path = compiler.library("runtime", &text, &[folder], What::Runtime)?;
         // SAFETY: the library was made from this crate's sources, it has no initialisers with effects,
-        // and the symbols have the types of their C++ definitions in `fibers.cpp`.
+        // and the symbols have the types of their C++ definitions in `blocks.cpp`.
         unsafe {
             let library = libloading::Library::new(&path).map_err(|e| reason(&e))?;
             let new = *library.get::<NewMachine>(b"emu_machine_new\0").map_err(|e| reason(&e))?;

@@ -14,11 +14,14 @@ fn main() {
     let arguments = Arguments::from_args();
     let compiler = Compiler::find();
     let mut trials = vec![
-        trial(&compiler, "fragments::bf16".into(), |_| product16("product_bf16", |x| half::bf16::from_f64(x).to_bits())),
+        trial(&compiler, "fragments::bf16".into(), |_| {
+            product16("product_bf16", |x| half::bf16::from_f64(x).to_bits())
+        }),
         trial(&compiler, "fragments::f16".into(), |_| product16("product_f16", |x| half::f16::from_f64(x).to_bits())),
         trial(&compiler, "fragments::i8".into(), |_| product8()),
         trial(&compiler, "f16::conversions".into(), |_| conversions()),
         trial(&compiler, "launches::parallel".into(), |_| parallel()),
+        trial(&compiler, "params::mismatch_is_seen".into(), mismatch),
     ];
     for row in Row::all().iter().filter(|row| !row.cuda.is_empty()) {
         trials.push(trial(&compiler, format!("params::{}", row.name), |compiler| params(compiler, row)));
@@ -174,9 +177,17 @@ fn params(compiler: &Compiler, row: &Row) -> Result<(), Failed> {
     compiler.accepts(&text).map_err(Failed::from)
 }
 
+/// The compiler does object.
+fn mismatch(compiler: &Compiler) -> Result<(), Failed> {
+    let asserts =
+        |bytes: u32| format!("#include \"rms_norm.cu\"\nstatic_assert(sizeof(RmsNorm) == {bytes}, \"size\");\n");
+    compiler.accepts(&asserts(12))?;
+    if compiler.accepts(&asserts(16)).is_ok() { Err("a wrong size was accepted".into()) } else { Ok(()) }
+}
+
 /// Every entry point of the row's table is in the row's file.
 fn entries(row: &Row) -> Result<(), Failed> {
-    let driver = Emulator::open(Options { checked: false, ..Options::default() })?;
+    let driver = Emulator::open(Options::default())?;
     for entry in row.cuda.iter().flat_map(|variant| variant.entries) {
         driver.kernel(row.name, entry).map_err(words)?;
     }

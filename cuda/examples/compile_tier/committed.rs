@@ -6,7 +6,9 @@ use crate::table::Table;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::PathBuf;
-use tritter_cuda::cubin::{Arch, Archive, READY};
+use tritter_cuda::cubin::{Arch, Archive, READY, Source};
+
+const AGAIN: &str = "run this with --write and commit what it writes";
 
 /// Differences of the table that are shown at most.
 const SHOWN: usize = 20;
@@ -44,15 +46,8 @@ impl Committed {
 
     /// Adds what is committed otherwise than it was compiled now.
     pub(crate) fn check(&self, compiler: &str, units: &[Unit], table: &Table, problems: &mut Problems) {
-        const AGAIN: &str = "run this with --write and commit what it writes";
-        for &arch in READY {
-            let path = self.archive(arch);
-            let read = fs::read(&path).map_err(|e| e.to_string());
-            // Leaked: an archive borrows its bytes for good, as those in the executable do.
-            match read.and_then(|bytes| Archive::parse(Vec::leak(bytes))) {
-                Ok(archive) => self.check_archive(&archive, compiler, units, problems),
-                Err(why) => problems.add(format!("{}: {why}; {AGAIN}", path.display())),
-            }
+        for archive in self.archives(problems) {
+            self.check_archive(&archive, compiler, units, problems);
         }
         let committed = fs::read_to_string(&self.table).unwrap_or_default();
         let differences = table.differences(&committed);
@@ -62,12 +57,37 @@ impl Committed {
         }
     }
 
+    /// Adds files whose ready cubins are not of the sources in this executable.
+    pub(crate) fn check_hashes(&self, problems: &mut Problems) {
+        for archive in self.archives(problems) {
+            let name = self.archive(archive.arch);
+            for source in Source::all().filter(|source| archive.find(source.name, source.hash()).is_none()) {
+                problems.add(format!("{} has no cubin of {}.cu as it is now; {AGAIN}", name.display(), source.name));
+            }
+        }
+    }
+
+    /// The archives that can be read.
+    fn archives(&self, problems: &mut Problems) -> Vec<Archive> {
+        let mut archives = Vec::new();
+        for &arch in READY {
+            let path = self.archive(arch);
+            let read = fs::read(&path).map_err(|e| e.to_string());
+            // Leaked: an archive borrows its bytes for good, as those in the executable do.
+            match read.and_then(|bytes| Archive::parse(Vec::leak(bytes))) {
+                Ok(archive) => archives.push(archive),
+                Err(why) => problems.add(format!("{}: {why}; {AGAIN}", path.display())),
+            }
+        }
+        archives
+    }
+
     fn check_archive(&self, archive: &Archive, compiler: &str, units: &[Unit], problems: &mut Problems) {
         let name = self.archive(archive.arch);
         let name = name.display();
         for (file, hash, cubin) in made(units, archive.arch) {
             match archive.find(file, hash).map(|entry| entry.unpack()) {
-                None => problems.add(format!("{name} has no cubin of {file}.cu as it is now; run this with --write")),
+                None => problems.add(format!("{name} has no cubin of {file}.cu as it is now; {AGAIN}")),
                 Some(Err(why)) => problems.add(format!("{name}: {why}")),
                 // Equal inputs give equal cubins, but only from one and the same compiler.
                 Some(Ok(ready)) if archive.compiler == compiler && ready != cubin => {
@@ -97,7 +117,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::Made;
-    use tritter_cuda::cubin::Source;
 
     fn units(cubin: &[u8]) -> Vec<Unit> {
         let made = |arch| Unit {

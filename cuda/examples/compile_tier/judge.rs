@@ -3,8 +3,9 @@
 use crate::Unit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
-use tritter_cuda::cubin::Source;
-use tritter_runtime::op::Row;
+use tritter_cuda::cubin::{Arch, Source};
+use tritter_runtime::device::Caps;
+use tritter_runtime::op::{CudaKernel, Row, Size};
 
 /// Faults that were found, each a line or more.
 #[derive(Default)]
@@ -19,13 +20,13 @@ impl Problems {
         self.0.is_empty()
     }
 
-    /// Prints them; the verdict.
-    pub(crate) fn report(&self) -> ExitCode {
+    /// Prints them, or that all is well; the verdict.
+    pub(crate) fn report(&self, well: &str) -> ExitCode {
         for problem in &self.0 {
             println!("problem: {problem}");
         }
         if self.0.is_empty() {
-            println!("all kernels are as they should be");
+            println!("{well}");
             ExitCode::SUCCESS
         } else {
             println!("{} problems", self.0.len());
@@ -84,6 +85,25 @@ impl Problems {
         }
     }
 
+    /// Launches that no block has room for: static shared memory, known only now, and dynamic.
+    pub(crate) fn in_launches(&mut self, units: &[Unit]) {
+        let mut found = BTreeSet::new();
+        for unit in units {
+            let Some(row) = Row::all().iter().find(|row| row.name == unit.source.name) else { continue };
+            let entries = unit.outcome.iter().flat_map(|made| &made.entries);
+            let fixed: BTreeMap<&str, u32> = entries.map(|entry| (entry.name.as_str(), entry.shared)).collect();
+            for kernel in launches(row, unit.arch) {
+                let fixed = fixed.get(kernel.entry).copied().unwrap_or(0);
+                if fixed + kernel.shared > SHARED {
+                    found.insert((kernel.entry, fixed, kernel.shared));
+                }
+            }
+        }
+        for (entry, fixed, dynamic) in found {
+            self.add(format!("`{entry}` has {fixed} bytes of static and {dynamic} of dynamic shared memory: too much"));
+        }
+    }
+
     fn differences(&mut self, file: &str, in_file: &BTreeSet<&str>, in_row: &BTreeSet<&str>) {
         for entry in in_row.difference(in_file) {
             self.add(format!("row `{file}` names `{entry}`, which {file}.cu lacks"));
@@ -92,6 +112,17 @@ impl Problems {
             self.add(format!("{file}.cu has `{entry}`, which no variant of the row names"));
         }
     }
+}
+
+/// Bytes of shared memory that a block has everywhere (sm_86, sm_89, sm_120).
+const SHARED: u32 = 99 << 10;
+
+/// All launches of a row's cases on a card of this architecture.
+fn launches(row: &Row, arch: Arch) -> Vec<CudaKernel> {
+    let caps = Caps { backend: "cuda", processors: 84, compute: (arch.major, arch.minor), ..Caps::default() };
+    let cases = [Size::Small, Size::Ragged, Size::Bench].into_iter().flat_map(row.cases);
+    let choices = cases.flat_map(|case| case.op.cuda(&case.specs(), &caps));
+    choices.flat_map(|choice| choice.launch.kernels).collect()
 }
 
 /// Entry points of variants that must not touch local memory.
@@ -106,7 +137,6 @@ mod tests {
     use crate::Made;
     use crate::disassembly::Counts;
     use crate::ptxas::Entry;
-    use tritter_cuda::cubin::Arch;
 
     fn unit(entries: Vec<Entry>, warnings: Vec<String>) -> Unit {
         let source = Source { name: "rms_norm", text: "" };
@@ -140,6 +170,22 @@ mod tests {
         let failed = Unit { outcome: Err("rms_norm.cu(3): error".into()), ..unit(Vec::new(), Vec::new()) };
         problems.in_units(&[failed]);
         assert_eq!(problems.0.len(), 2, "{:?}", problems.0);
+    }
+
+    #[test]
+    fn a_launch_must_have_room_beside_the_static_memory() {
+        let entries = |shared| {
+            let names = launches(&Row::all()[0], Arch::new(9, 0)).into_iter().map(|kernel| kernel.entry.to_string());
+            names.map(|name| Entry { name, shared, ..Entry::default() }).collect::<Vec<_>>()
+        };
+        let problems = |shared| {
+            let source = Source { name: Row::all()[0].name, text: "" };
+            let mut problems = Problems::default();
+            problems.in_launches(&[Unit { source, ..unit(entries(shared), Vec::new()) }]);
+            problems.0.len()
+        };
+        assert_eq!(problems(0), 0);
+        assert!(problems((99 << 10) + 1) > 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p tritter-cuda --example compile_tier -- --check   compare with what is committed
+//! cargo run --release -p tritter-cuda --example compile_tier -- --fresh   compare source hashes only: no compiler
 //! cargo run --release -p tritter-cuda --example compile_tier -- --write   write it anew
 //! cargo run --release -p tritter-cuda --example compile_tier -- rope add  show the table of some files
 //! ```
@@ -35,6 +36,7 @@ const THREADS: usize = 2;
 /// What to do.
 enum Mode {
     Check,
+    Fresh,
     Write,
     Show(Vec<String>),
 }
@@ -56,6 +58,11 @@ struct Made {
 
 fn main() -> Result<ExitCode> {
     let mode = mode(std::env::args().skip(1))?;
+    let mut problems = Problems::default();
+    if let Mode::Fresh = mode {
+        Committed::here().check_hashes(&mut problems);
+        return Ok(problems.report("the ready cubins are of these sources"));
+    }
     let whole = |nvrtc: &Nvrtc| READY.iter().all(|arch| nvrtc.archs().contains(arch));
     let rank = |nvrtc: &Nvrtc| match whole(nvrtc) {
         true => Rank::Best,
@@ -70,27 +77,29 @@ fn main() -> Result<ExitCode> {
     }
     let sources: Vec<Source> = Source::all().filter(|source| wanted(&mode, source.name)).collect();
     let units = compile_all(&nvrtc, disassembler.as_ref(), &sources);
-    let mut problems = Problems::default();
     problems.in_units(&units);
     problems.in_rows(&units);
+    problems.in_launches(&units);
     let table = table::Table::new(&nvrtc.name(), disassembler.is_some(), &units);
     match mode {
         Mode::Show(_) => println!("{}", table.text()),
         Mode::Check => Committed::here().check(&nvrtc.name(), &units, &table, &mut problems),
+        Mode::Fresh => {}
         // Nothing half right is written.
         Mode::Write if !problems.is_empty() => {}
         Mode::Write if disassembler.is_none() => bail!("the table needs nvdisasm"),
         Mode::Write => Committed::here().write(&nvrtc.name(), &units, &table)?,
     }
-    Ok(problems.report())
+    Ok(problems.report("all kernels are as they should be"))
 }
 
 fn mode(arguments: impl Iterator<Item = String>) -> Result<Mode> {
     let arguments: Vec<String> = arguments.collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--check"] => Ok(Mode::Check),
+        ["--fresh"] => Ok(Mode::Fresh),
         ["--write"] => Ok(Mode::Write),
-        [] => bail!("--check, --write, or names of kernel files to show"),
+        [] => bail!("--check, --fresh, --write, or names of kernel files to show"),
         names => match names.iter().find(|name| Source::named(name).is_none()) {
             Some(unknown) => bail!("there is no cuda/kernels/{unknown}.cu"),
             None => Ok(Mode::Show(arguments)),

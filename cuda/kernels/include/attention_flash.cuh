@@ -61,19 +61,23 @@ __device__ __forceinline__ void attention_flash(
                     mask_columns<BK / 8>(s[m], key, spans.of(r), spans.of(r + 8));
                 }
             }
+            bool risen = false;
+            float shrink[M][2];
 #pragma unroll
             for (u32 i = 0; i < 2 * M; i++) {
-                float high = most[i / 2][i % 2];
+                float& known = most[i / 2][i % 2];
+                float high = known;
 #pragma unroll
                 for (u32 n = 0; n < BK / 8; n++) {
                     const float* pair = s[i / 2][n] + i % 2 * 2;
                     high = fmaxf(high, fmaxf(pair[0], pair[1]));
                 }
                 high = reduce_quad<Max>(high);
-                float shrink = fast_exp2((most[i / 2][i % 2] - high) * scale);
+                risen = risen || high > known;
+                shrink[i / 2][i % 2] = fast_exp2((known - high) * scale);
+                known = high;
                 float shift = high * scale;
                 float total = 0.0f;
-                most[i / 2][i % 2] = high;
 #pragma unroll
                 for (u32 n = 0; n < BK / 8; n++) {
                     float* pair = s[i / 2][n] + i % 2 * 2;
@@ -81,11 +85,13 @@ __device__ __forceinline__ void attention_flash(
                     pair[1] = fast_exp2(pair[1] * scale - shift);
                     total += pair[0] + pair[1];
                 }
-                sum[i / 2][i % 2] = sum[i / 2][i % 2] * shrink + total;
+                sum[i / 2][i % 2] = sum[i / 2][i % 2] * shrink[i / 2][i % 2] + total;
+            }
+            bool somewhere = __any_sync(FULL_MASK, risen);
+            if (somewhere) {  // After the first tiles of keys maxima seldom rise.
 #pragma unroll
-                for (u32 n = 0; n < D / 8; n++) {
-                    out[i / 2][n][i % 2 * 2] *= shrink;
-                    out[i / 2][n][i % 2 * 2 + 1] *= shrink;
+                for (u32 i = 0; i < M * D / 2; i++) {
+                    out[i / (D / 2)][i / 4 % (D / 8)][i % 4] *= shrink[i / (D / 2)][i % 4 / 2];
                 }
             }
 #pragma unroll

@@ -9,46 +9,80 @@
 // Threads that share rows; a tile of N rows with R a thread takes N / R * LANES threads.
 #define LANES 16u
 
-// Starts copying elements c .. c+3 of a row (null: zeros) to shared memory; `base` is any valid address.
-__device__ __forceinline__ void load4(float* to, const float* row, const float* base, u32 c, u32 d, bool wide) {
-    if (wide) {
-        copy_async16(to, row ? row + c : base, row != nullptr);
-    } else {
+// N rows of d elements on their way to shared memory: start() asks for them, finish() puts them there
+// for all threads after the next barrier. Meanwhile f32 is copied asynchronously, and 16-bit elements
+// wait in registers. Columns up to the next multiple of 4 become 0.
+template <typename T, u32 D, u32 N, u32 THREADS>
+struct Incoming {
+    static const u32 ROWS = N * LANES / THREADS;
+    static const u32 CHUNKS = D / (4 * LANES);
+    uint2 words[ROWS][CHUNKS];
+
+    // row(r) is the address of row r, or null for zeros.
+    template <typename Row>
+    __device__ __forceinline__ void start(float*, const T*, u32 d, bool wide, Row row) {
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
-            bool take = row != nullptr && c + i < d;
-            copy_async4(to + i, take ? row + c + i : base, take);
+        for (u32 i = 0; i < ROWS; i++) {
+            const T* from = row(threadIdx.x / LANES + i * (THREADS / LANES));
+#pragma unroll
+            for (u32 n = 0; n < CHUNKS; n++) {
+                u32 c = (threadIdx.x % LANES + n * LANES) * 4;
+                words[i][n] = make_uint2(0, 0);
+                if (from && c < d && wide) {
+                    words[i][n] = *(const uint2*)(from + c);
+                } else if (from && c < d) {
+                    words[i][n].x = *(const u32*)(from + c);
+                    words[i][n].y = c + 2 < d ? *(const u32*)(from + c + 2) : 0;
+                }
+            }
         }
     }
-}
 
-template <typename T>
-__device__ __forceinline__ void load4(float* to, const T* row, const T*, u32 c, u32 d, bool wide) {
-    uint2 words = make_uint2(0, 0);
-    if (row && wide) {
-        words = *(const uint2*)(row + c);
-    } else if (row) {
-        words.x = *(const u32*)(row + c);
-        words.y = c + 2 < d ? *(const u32*)(row + c + 2) : 0;
-    }
-    float4 x;
-    unpack(words.x, T{}, x.x, x.y);
-    unpack(words.y, T{}, x.z, x.w);
-    *(float4*)to = x;
-}
-
-// Starts loading N rows of d elements; row(r) is the address of row r, or null for zeros. Columns
-// up to the next multiple of 4 become 0. The data is there after copy_async_wait and a barrier.
-template <u32 D, u32 N, u32 THREADS, typename T, typename Row>
-__device__ __forceinline__ void load_tile(float* tile, const T* base, u32 d, bool wide, Row row) {
-    for (u32 r = threadIdx.x / LANES; r < N; r += THREADS / LANES) {
-        const T* from = row(r);
-        for (u32 c = threadIdx.x % LANES * 4; c < d; c += LANES * 4) {
-            load4(tile + r * (D + 4) + c, from, base, c, d, wide);
+    __device__ __forceinline__ void finish(float* tile, u32 d) const {
+#pragma unroll
+        for (u32 i = 0; i < ROWS; i++) {
+            u32 r = threadIdx.x / LANES + i * (THREADS / LANES);
+#pragma unroll
+            for (u32 n = 0; n < CHUNKS; n++) {
+                u32 c = (threadIdx.x % LANES + n * LANES) * 4;
+                if (c < d) {
+                    float4 x;
+                    unpack(words[i][n].x, T{}, x.x, x.y);
+                    unpack(words[i][n].y, T{}, x.z, x.w);
+                    *(float4*)(tile + r * (D + 4) + c) = x;
+                }
+            }
         }
     }
-    copy_async_commit();
-}
+};
+
+template <u32 D, u32 N, u32 THREADS>
+struct Incoming<float, D, N, THREADS> {
+    // `base` is any valid address.
+    template <typename Row>
+    __device__ __forceinline__ void start(float* tile, const float* base, u32 d, bool wide, Row row) {
+        for (u32 r = threadIdx.x / LANES; r < N; r += THREADS / LANES) {
+            const float* from = row(r);
+            for (u32 c = threadIdx.x % LANES * 4; c < d; c += LANES * 4) {
+                float* to = tile + r * (D + 4) + c;
+                if (wide) {
+                    copy_async16(to, from ? from + c : base, from != nullptr);
+                } else {
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        bool take = from != nullptr && c + i < d;
+                        copy_async4(to + i, take ? from + c + i : base, take);
+                    }
+                }
+            }
+        }
+        copy_async_commit();
+    }
+
+    __device__ __forceinline__ void finish(float*, u32) const {
+        copy_async_wait<0>();
+    }
+};
 
 // May four elements of these rows be moved at once?
 template <typename T>

@@ -1,6 +1,6 @@
 //! A launch's arguments as the driver wants them: one pointer for each.
 
-use crate::driver::{Fault, Launch, Outcome};
+use crate::driver::Launch;
 use std::ffi::c_void;
 
 /// Most bytes of a parameter struct, in words of 8.
@@ -19,19 +19,17 @@ pub(super) struct Arguments {
 
 impl Arguments {
     /// Of a launch. `sizes` are those that the kernel was compiled with, if the driver tells.
-    pub(super) fn new(launch: &Launch, sizes: Option<&[usize]>) -> Outcome<Arguments> {
+    pub(super) fn new(launch: &Launch, sizes: Option<&[usize]>) -> Result<Arguments, String> {
         let (bytes, operands) = (launch.params.len(), launch.operands.len());
         if bytes > PARAMS * 8 || operands > OPERANDS {
-            return Err(Fault::Failed(format!("{bytes} bytes of parameters and {operands} operands are too many")));
+            return Err(format!("{bytes} bytes of parameters and {operands} operands are too many"));
         }
         let given = (bytes > 0).then_some(bytes).into_iter().chain(std::iter::repeat_n(8, operands));
         if let Some(sizes) = sizes
             && !given.clone().eq(sizes.iter().copied())
         {
             let given: Vec<usize> = given.collect();
-            return Err(Fault::Failed(format!(
-                "the kernel takes arguments of {sizes:?} bytes and was given {given:?}"
-            )));
+            return Err(format!("it takes arguments of {sizes:?} bytes and was given {given:?}"));
         }
         let mut arguments =
             Arguments { params: [0; PARAMS], addresses: [0; OPERANDS], with_params: bytes > 0, operands };
@@ -112,12 +110,9 @@ mod tests {
 
     #[test]
     fn arguments_that_the_kernel_does_not_take_are_refused() {
-        let refused = |launch: &Launch, sizes: &[usize]| match Arguments::new(launch, Some(sizes)).err().unwrap() {
-            Fault::Failed(why) => why,
-            other => format!("{other:?}"),
-        };
+        let refused = |launch: &Launch, sizes: &[usize]| Arguments::new(launch, Some(sizes)).err().unwrap();
         let why = refused(&launch(&[0; 12], &[1, 2]), &[12, 8, 8, 8]);
-        assert_eq!(why, "the kernel takes arguments of [12, 8, 8, 8] bytes and was given [12, 8, 8]");
+        assert_eq!(why, "it takes arguments of [12, 8, 8, 8] bytes and was given [12, 8, 8]");
         assert!(refused(&launch(&[0; 8], &[1]), &[12, 8]).contains("given [8, 8]"));
         assert!(Arguments::new(&launch(&[0; 513], &[]), None).is_err());
         assert!(Arguments::new(&launch(&[], &[0; 41]), None).is_err());

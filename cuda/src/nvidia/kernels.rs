@@ -16,6 +16,9 @@ use std::sync::Arc;
 /// What a block has without asking for more, and kernels of all architectures get.
 const PLAIN_SHARED: usize = 48 << 10;
 
+/// No kernel takes more.
+const MOST_ARGUMENTS: usize = 64;
+
 /// The kernels of one context. Modules stay loaded as long as it lives, so that a [`Kernel`] once given
 /// is good.
 pub(super) struct Kernels {
@@ -35,6 +38,7 @@ struct Module {
 #[derive(Clone)]
 pub(super) struct Function {
     function: sys::CUfunction,
+    name: Arc<str>,
     /// Bytes of dynamic shared memory at most.
     shared: usize,
     /// Threads of a block at most, as the kernel was compiled.
@@ -108,35 +112,35 @@ impl Kernels {
             // SAFETY: the function is loaded.
             unsafe { call!(api, cuFuncSetAttribute(function, limit, value)) }?;
         }
-        Ok(Function { function, shared, threads: threads as u32, sizes: self.sizes(function) })
+        Ok(Function { function, name: entry.into(), shared, threads: threads as u32, sizes: self.sizes(function) })
     }
 
-    /// Bytes of each argument; drivers before CUDA 12.4 do not tell.
+    /// Bytes of each argument; drivers before CUDA 12.4 do not tell. All kernels have arguments.
     fn sizes(&self, function: sys::CUfunction) -> Option<Arc<[usize]>> {
         let info = self.context.api.cuFuncGetParamInfo?;
-        let mut sizes = Vec::new();
-        loop {
+        let size = |index| {
             let (mut offset, mut size) = (0, 0);
             // SAFETY: the function is loaded; both numbers are written. The index after the last
             // argument is refused, which ends the list.
-            match unsafe { info(function, sizes.len(), &raw mut offset, &raw mut size) } {
-                0 => sizes.push(size),
-                _ => return Some(sizes.into()),
-            }
-        }
+            let code = unsafe { info(function, index, &raw mut offset, &raw mut size) };
+            (code == 0).then_some(size)
+        };
+        let sizes: Vec<usize> = (0..MOST_ARGUMENTS).map_while(size).collect();
+        (!sizes.is_empty()).then(|| sizes.into())
     }
 
     /// The function of a launch and its arguments, checked against what the kernel takes.
     pub(super) fn prepare(&self, launch: &Launch) -> Outcome<(Function, Arguments)> {
         let function = self.functions.read().get(launch.kernel.0).cloned();
         let function = function.ok_or_else(|| Fault::Failed(format!("there is no {:?}", launch.kernel)))?;
+        let named = |why: String| Fault::Failed(format!("`{}`: {why}", function.name));
         if launch.shared as usize > function.shared || launch.block == 0 || launch.block > function.threads {
-            return Err(Fault::Failed(format!(
-                "{} threads with {} bytes of dynamic shared memory; the kernel takes {} threads and {} bytes",
+            return Err(named(format!(
+                "{} threads with {} bytes of dynamic shared memory; it takes {} threads and {} bytes",
                 launch.block, launch.shared, function.threads, function.shared
             )));
         }
-        let arguments = Arguments::new(launch, function.sizes.as_deref())?;
+        let arguments = Arguments::new(launch, function.sizes.as_deref()).map_err(named)?;
         Ok((function, arguments))
     }
 

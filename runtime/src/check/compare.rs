@@ -54,8 +54,8 @@ fn exact(expected: &RefTensor, words: &[u32]) -> Outcome {
     let wanted = encode(&expected.spec, &expected.data);
     let differs = wanted.iter().zip(words).position(|(a, b)| a != b);
     let fault = differs.map(|at| format!("word {at} is {:#010x}, must be {:#010x}", words[at], wanted[at]));
-    let (a, b) = (decode(&expected.spec, words), &expected.data);
-    let error = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let (a, b) = (decode(&expected.spec, words), decode(&expected.spec, &wanted));
+    let error = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     Outcome { error, bound: 0.0, fault }
 }
 

@@ -5,8 +5,8 @@
 
 use crate::cpu::parallel;
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
-use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
 use crate::ops::attention::cpu::{Queries, gather_keys, within};
+use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
 use crate::ops::attention::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
 use crate::cpu::math::exp;

@@ -201,9 +201,7 @@ fn extents(op: &MatmulNn) -> cuda::Extents {
 fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
     match cuda::dtypes(operands) {
         (DType::F32, _) => &const { [Tile::simt128("matmul_nn_f32_128", 1), Tile::simt64("matmul_nn_f32_64", 1)] },
-        (_, DType::F32) => {
-            &const { [Tile::mma256("matmul_nn_bf16_f32_256"), Tile::mma128("matmul_nn_bf16_f32_128")] }
-        }
+        (_, DType::F32) => &const { [Tile::mma256("matmul_nn_bf16_f32_256"), Tile::mma128("matmul_nn_bf16_f32_128")] },
         _ => {
             &const {
                 [

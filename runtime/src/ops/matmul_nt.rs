@@ -237,9 +237,7 @@ fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
     match cuda::dtypes(operands) {
         (DType::F32, _) => &const { [Tile::simt128("matmul_nt_f32_128", 2), Tile::simt64("matmul_nt_f32_64", 2)] },
         (DType::F16, _) => &const { [Tile::mma128("matmul_nt_f16_128")] },
-        (_, DType::F32) => {
-            &const { [Tile::mma256("matmul_nt_bf16_f32_256"), Tile::mma128("matmul_nt_bf16_f32_128")] }
-        }
+        (_, DType::F32) => &const { [Tile::mma256("matmul_nt_bf16_f32_256"), Tile::mma128("matmul_nt_bf16_f32_128")] },
         _ => {
             &const {
                 [

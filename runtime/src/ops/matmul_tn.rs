@@ -152,13 +152,7 @@ fn tiles_cuda(operands: &[Spec]) -> &'static [Tile] {
     if operands[0].dtype == DType::F32 {
         return &const { [Tile::simt128("matmul_tn_f32_128", 0), Tile::simt64("matmul_tn_f32_64", 0)] };
     }
-    &const {
-        [
-            Tile::mma256("matmul_tn_bf16_256"),
-            Tile::mma128("matmul_tn_bf16_128"),
-            Tile::mma64("matmul_tn_bf16_64"),
-        ]
-    }
+    &const { [Tile::mma256("matmul_tn_bf16_256"), Tile::mma128("matmul_tn_bf16_128"), Tile::mma64("matmul_tn_bf16_64")] }
 }
 
 /// CUDA entries for any rows.

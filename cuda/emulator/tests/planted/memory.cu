@@ -152,3 +152,18 @@ extern "C" __global__ void __launch_bounds__(128) shift_bad(Planted p, const flo
 extern "C" __global__ void __launch_bounds__(128) shift_good(Planted p, const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x] + (float)(p.n >> (threadIdx.x / 4));
 }
+
+// Waits for a flag that nobody sets.
+extern "C" __global__ void __launch_bounds__(128) endless_bad(Planted p, const float* x, float* y) {
+    y[threadIdx.x] = x[threadIdx.x];
+    const volatile float* flag = y;
+    while (flag[threadIdx.x] < 1e30f) {  // FAULT endless
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) endless_good(Planted p, const float* x, float* y) {
+    y[threadIdx.x] = x[threadIdx.x];
+    const volatile float* flag = y;
+    while (flag[threadIdx.x] > 1e30f) {
+    }
+}

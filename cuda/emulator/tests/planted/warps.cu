@@ -69,7 +69,9 @@ extern "C" __global__ void __launch_bounds__(128) source_bad(Planted p, const fl
 extern "C" __global__ void __launch_bounds__(128) source_good(Planted p, const float* x, float* y) {
     float v = x[threadIdx.x];
     if (threadIdx.x % 32 < p.n / 8) {
-        v += __shfl_sync(0x0000ffff, v, 3, 8) + __shfl_down_sync(0x0000ffff, v, 1, 4) + __shfl_up_sync(0x0000ffff, v, 2);
+        v += __shfl_sync(0x0000ffff, v, 3, 8);
+        v += __shfl_down_sync(0x0000ffff, v, 1, 4);
+        v += __shfl_up_sync(0x0000ffff, v, 2);
     }
     y[threadIdx.x] = v;
 }

@@ -126,7 +126,7 @@ fn decode(op: &Attention, operands: &[Spec], caps: &Caps) -> CudaLaunch {
 /// Can tensor cores take it, in kernels for heads of up to `most` elements? Rows must be whole
 /// chunks of 16 bytes, and the largest score must be that of the largest product.
 fn takes_mma(op: &Attention, operands: &[Spec], most: u32) -> bool {
-    Types::of(operands) == Types::Bf16 && op.d % 8 == 0 && op.d <= most && op.scale > 0.0
+    Types::of(operands) == Types::Bf16 && op.d.is_multiple_of(8) && op.d <= most && op.scale > 0.0
 }
 
 /// Bytes of `rows` rows of bf16 in shared memory.

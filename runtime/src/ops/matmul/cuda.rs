@@ -88,7 +88,7 @@ impl Extents {
     /// the second kernel some 2 µs.
     fn time(self, tile: &Tile, splits: u64, caps: &Caps) -> f64 {
         let processors = processors(caps);
-        let geforce = !matches!(caps.compute, (8 | 9 | 10, 0));
+        let geforce = !matches!(caps.compute, (8..=10, 0));
         let rounds = (self.tiles(tile) * splits).div_ceil(processors);
         let depth = u64::from(self.depth).div_ceil(splits) + 32;
         let arithmetic = (rounds * depth * tile.rows * tile.cols) as f64 * tile.time[usize::from(geforce)];
