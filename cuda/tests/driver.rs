@@ -51,7 +51,7 @@ fn compile(folder: &Path, flags: &[&str]) -> bool {
 
 /// The mock's one card that will do, with an image for it in the cache.
 fn driver() -> Arc<dyn Driver> {
-    keep(b"any image will do");
+    keep(b"any image will do\0");
     nvidia::open(None).unwrap()
 }
 
@@ -244,10 +244,13 @@ fn a_driver_that_does_not_tell_of_parameters_will_do() {
 fn images_that_the_driver_refuses_are_a_sentence() {
     with_mock("images_that_the_driver_refuses_are_a_sentence", &[], true, || {
         let driver = driver();
-        keep(b"refuse this one");
+        keep(b"refuse this one\0");
         let why = driver.kernel("rms_norm", "rms_norm_f32").err().unwrap().to_string();
         assert!(why.contains("no kernels of rms_norm.cu for sm_100: the kept kernels are refused"), "{why}");
         assert!(why.contains("CUDA_ERROR_NO_BINARY_FOR_GPU") && why.contains("pip install"), "{why}");
+        keep(b"a text without an end");
+        let why = driver.kernel("rms_norm", "rms_norm_f32").err().unwrap().to_string();
+        assert!(why.contains("neither a cubin nor a text with an end"), "{why}");
     });
 }
 

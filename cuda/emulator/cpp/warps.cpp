@@ -154,12 +154,15 @@ EXPORT void emu_ldmatrix(u32* to, u32 count, const void* row, u32 transposed) {
     memcpy(to, meet(LOAD_MATRIX, ~0u, CALLER, in, 4, load_matrix), count * 4);
 }
 
-// in: a 8 floats, b 4 floats, d 4 floats.
+typedef float Row __attribute__((vector_size(32)));
+
+// in: a 8 floats, b 4 floats, d 4 floats. Products of 16-bit floats are exact, sums go up in k.
 static void mma16(Machine*, Warp* warp, u32, u32, u32) {
-    float a[16][16], b[16][8];
+    float a[16][16];
+    Row b[16], d[16];
     for (u32 lane = 0; lane < 32; lane++) {
         u32 g = lane / 4, t = lane % 4;
-        float in[12];
+        float in[16];
         memcpy(in, warp->in[lane], sizeof in);
         for (u32 h = 0; h < 2; h++) {
             a[g][2 * t + h] = in[h];
@@ -168,16 +171,17 @@ static void mma16(Machine*, Warp* warp, u32, u32, u32) {
             a[g + 8][2 * t + 8 + h] = in[6 + h];
             b[2 * t + h][g] = in[8 + h];
             b[2 * t + 8 + h][g] = in[10 + h];
+            d[g][2 * t + h] = in[12 + h];
+            d[g + 8][2 * t + h] = in[14 + h];
         }
+    }
+    for (u32 row = 0; row < 16; row++) {
+        for (u32 k = 0; k < 16; k++) d[row] += a[row][k] * b[k];
     }
     for (u32 lane = 0; lane < 32; lane++) {
         u32 g = lane / 4, t = lane % 4;
-        float d[4];
-        memcpy(d, warp->in[lane] + 12, sizeof d);
-        for (u32 k = 0; k < 16; k++) {
-            for (u32 i = 0; i < 4; i++) d[i] += a[g + i / 2 * 8][k] * b[k][2 * t + i % 2];
-        }
-        memcpy(warp->out[lane], d, sizeof d);
+        float out[4] = {d[g][2 * t], d[g][2 * t + 1], d[g + 8][2 * t], d[g + 8][2 * t + 1]};
+        memcpy(warp->out[lane], out, sizeof out);
     }
 }
 

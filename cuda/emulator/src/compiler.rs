@@ -140,17 +140,18 @@ impl Compiler {
 
 fn flags(what: What<'_>) -> Vec<OsString> {
     let mut flags: Vec<OsString> = COMMON.iter().map(Into::into).collect();
+    // As the device does, kernels fuse products and sums.
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("fma") {
+        flags.push("-mfma".into());
+    }
     match what {
         What::Runtime => flags.push("-O2".into()),
         What::Kernel { checked, runtime } => {
             flags.extend(KERNEL.iter().map(Into::into));
             let rest: &[&str] = if checked { CHECKED } else { &["-O2"] };
             flags.extend(rest.iter().map(Into::into));
-            // The device contracts products and sums, too. The name of the runtime has its hash.
-            #[cfg(target_arch = "x86_64")]
-            if std::arch::is_x86_feature_detected!("fma") {
-                flags.push("-mfma".into());
-            }
+            // The name of the runtime has its hash.
             let mut linked = OsString::from("-DEMU_RUNTIME=");
             linked.push(runtime.file_name().unwrap_or_default());
             flags.push(linked);

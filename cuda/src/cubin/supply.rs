@@ -108,7 +108,8 @@ impl Supply {
         let nvrtc = self.nvrtc().map_err(|why| format!("{why} ({ADVICE})"))?;
         let target = self.arch.target(nvrtc.archs());
         let target = target.ok_or_else(|| format!("{nvrtc} compiles for nothing that {} runs", self.arch))?;
-        tracing::debug!("compiling {}.cu with {}", source.name, target.option());
+        // The largest files take a minute.
+        tracing::info!("compiling {}.cu for {} with {}", source.name, self.arch, nvrtc.name());
         Ok(nvrtc.compile(source, target, &[])?.image)
     }
 

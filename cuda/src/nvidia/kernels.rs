@@ -82,6 +82,9 @@ impl Kernels {
     }
 
     fn module(&self, image: &Image) -> Outcome<sys::CUmodule> {
+        if image.is_ptx() && image.0.last() != Some(&0) {
+            return Err(Fault::Failed("it is neither a cubin nor a text with an end".into()));
+        }
         let mut module = null_mut();
         // SAFETY: the context is current; the image is a whole cubin (an ELF file, which knows its
         // length, checked by its sum or fresh from the compiler) or PTX that ends in NUL, and the

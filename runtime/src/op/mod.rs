@@ -95,7 +95,7 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// Does the CPU kernel read and write bf16 operands itself? If not it never sees one.
     const CPU_BF16: bool = false;
     /// CUDA variants, best first; the last one takes all operands that the signature allows.
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>];
 
     /// Extents of the signature's dimension names.
     fn dims(&self) -> Vec<(&'static str, usize)>;
