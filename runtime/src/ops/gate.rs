@@ -164,8 +164,8 @@ impl Kernel for Gate {
         let (gate, up) = (cx.operand(0), cx.operand(1));
         let Gate { m, k, kind } = *self;
         let shape = [m as usize, k as usize];
-        let dgate = cx.graph.activation(shape, crate::dtype::DType::F32);
-        let dup = cx.graph.activation(shape, crate::dtype::DType::F32);
+        let dtype = cx.graph.spec(gate).dtype;
+        let (dgate, dup) = (cx.graph.activation(shape, dtype), cx.graph.activation(shape, dtype));
         cx.graph.record(gate_grad::GateGrad { m, k, kind }, &[gate, up, dy, dgate, dup])?;
         for (i, value) in [(0, dgate), (1, dup)] {
             if cx.wanted(i) {

@@ -5,7 +5,7 @@ use crate::{device, output};
 use anyhow::Result;
 use serde::Serialize;
 use std::process::ExitCode;
-use tritter_runtime::device::{Caps, Support};
+use tritter_runtime::device::{Caps, Runs};
 use tritter_runtime::error::bytes;
 use tritter_runtime::op::{Case, Row, Size};
 use tritter_runtime::{Device, Opened};
@@ -117,9 +117,10 @@ fn used(row: &Row, variant: impl Fn(&Case) -> Option<&'static str>) -> Vec<Strin
 }
 
 fn on(device: &Device, case: &Case) -> Option<&'static str> {
-    match device.backend().supports(&case.op, &case.specs()) {
-        Support::Variant(name) => Some(name),
-        Support::Missing(_) => None,
+    match device.runs(&case.op, &case.specs()) {
+        Runs::Native(name) => Some(name),
+        Runs::ThroughF32(_) => Some("through f32"),
+        Runs::Missing(_) => None,
     }
 }
 
