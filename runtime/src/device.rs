@@ -5,7 +5,7 @@
 
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, widen};
+use crate::graph::{Graph, Node, Value, widen};
 use crate::op::Op;
 use crate::plan::Plan;
 use crate::tensor::{Role, Tensor};
@@ -290,6 +290,13 @@ impl Device {
                 Support::Missing(reason) => Runs::Missing(reason),
             },
         }
+    }
+
+    /// Ops of a graph that run here in f32 between casts.
+    pub fn through_f32(&self, graph: &Graph) -> usize {
+        let specs = |operands: &[Value]| operands.iter().map(|&v| graph.spec(v).clone()).collect::<Vec<_>>();
+        let runs = |node: &&Node| self.runs(&node.op, &specs(&node.operands));
+        graph.nodes().iter().filter(|node| matches!(runs(node), Runs::ThroughF32(_))).count()
     }
 
     /// The graph that this device runs, see [`Graph::widened`]. Plans are made of it.

@@ -347,6 +347,7 @@ fn runs_are_not_overwritten() {
     go_on(&["--steps", "4"], &[name(path), "model.safetensors", "resume"]);
     go_on(&["--steps", "4", "--resume", "--seed", "9"], &[name(path), "seed"]);
     go_on(&["--steps", "4", "--resume", "--lr", "0.5"], &[name(path), "lr"]);
+    go_on(&["--steps", "4", "--resume", "--precision", "bf16"], &[name(path), "precision"]);
     go_on(&["--steps", "4", "--resume", "--arch", "tritter"], &[name(path), "config.json"]);
     go_on(&["--steps", "1", "--resume"], &[name(path), "2 steps"]);
     let mut other = train(data, tokenizer, name(path), &["--steps", "4", "--resume"]);

@@ -12,7 +12,7 @@ use tritter_runtime::random::Random;
 use tritter_runtime::{DType, Device, Opened};
 use tritter_tests::{devices, fresh_seed};
 use tritter_trainer::data::Batch;
-use tritter_trainer::steps::{Hyper, Outcome, Shape, Steps, StepsPlan};
+use tritter_trainer::steps::{Hyper, Outcome, Precision, Shape, Steps, StepsPlan};
 
 type Check = fn(&Device) -> Result<(), Failed>;
 
@@ -166,7 +166,7 @@ struct Training {
 
 fn training(device: &Device, config: &Config, rows: usize, recompute: bool) -> Result<Training, Failed> {
     let model = loaded(device, config, Form::Train, 5)?;
-    let shape = Shape { batch: rows, context: 24, z_loss: 1e-4, recompute };
+    let shape = Shape { batch: rows, context: 24, z_loss: 1e-4, recompute, precision: Precision::F32 };
     let steps = StepsPlan::new(&model, shape)?.open(device)?;
     Ok(Training { model, steps })
 }

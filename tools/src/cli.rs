@@ -84,6 +84,9 @@ pub(crate) struct Demo {
     /// Seed of weights and batches
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    /// Dtype of activations and their gradients; master weights stay f32
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
 }
 
 /// Block of `--arch`.
@@ -106,6 +109,15 @@ pub(crate) enum Course {
     Constant,
     /// Two stages with weight decay that ends (BitNet b1.58)
     TwoStage,
+}
+
+/// Dtype of `--precision`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// f32 throughout
+    F32,
+    /// bf16 activations and their gradients; master weights, optimiser and loss in f32
+    Bf16,
 }
 
 #[derive(Args, Debug)]
@@ -167,6 +179,9 @@ pub(crate) struct Train {
     /// Compute each layer again in the backward pass instead of keeping it
     #[arg(long)]
     pub(crate) recompute: bool,
+    /// Dtype of activations and their gradients; master weights stay f32
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
     /// Go on with the run in --out
     #[arg(long)]
     pub(crate) resume: bool,
@@ -310,6 +325,9 @@ pub(crate) enum Bench {
         /// Block
         #[arg(long, value_enum, default_value_t = Arch::Bitnet)]
         arch: Arch,
+        /// Dtype of activations and their gradients
+        #[arg(long, value_enum, default_value_t = Precision::F32)]
+        precision: Precision,
     },
 }
 
@@ -329,6 +347,9 @@ pub(crate) struct Plan {
     /// Plan with recomputed layers
     #[arg(long)]
     pub(crate) recompute: bool,
+    /// Dtype of activations in training, on a device that has kernels for it
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub(crate) precision: Precision,
     /// Cache in f16 instead of f32
     #[arg(long)]
     pub(crate) cache_f16: bool,

@@ -5,15 +5,19 @@
 //! into the accumulators of what is wanted, prunes the rest, and, for ranges of nodes
 //! that were not kept, records them a second time before it differentiates them
 //! (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+//!
+//! In mixed precision (Micikevicius et al. 2018) the gradient of a bf16 activation is bf16, and what is
+//! wanted accumulates in f32: a cast is the identity for gradients, so the bf16 copy of a wanted f32
+//! weight shares the weight's accumulator, and nothing of its gradient is ever rounded to bf16.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use tritter_runtime::error::{Error, Result};
 use tritter_runtime::gradient::{Given, GradCx};
 use tritter_runtime::graph::{Node, Origin};
-use tritter_runtime::op::Gradient;
-use tritter_runtime::ops::{accumulate, add, fill};
-use tritter_runtime::{Graph, Value};
+use tritter_runtime::op::{Gradient, Op};
+use tritter_runtime::ops::{accumulate, add, cast, fill};
+use tritter_runtime::{DType, Graph, Value};
 
 /// Records the backward pass of `nodes` (a range of the graph's nodes).
 ///
@@ -29,7 +33,8 @@ pub fn backward(
     again: &[Range<usize>],
 ) -> Result<()> {
     let forward: Vec<Node> = g.nodes()[nodes.clone()].to_vec();
-    let accumulators: HashMap<Value, Value> = wanted.iter().map(|&(v, a)| (g.root(v).0, a)).collect();
+    let mut accumulators: HashMap<Value, Value> = wanted.iter().map(|&(v, a)| (g.root(v).0, a)).collect();
+    share_with_copies(g, &forward, &mut accumulators);
     let needed = needed(g, &forward, &accumulators);
     let mut driver = Driver { g, accumulators, needed, gradients: HashMap::new() };
     for &(value, gradient) in seeds {
@@ -43,6 +48,17 @@ pub fn backward(
         end = range.start;
     }
     driver.differentiate(&forward[..end - nodes.start], &HashMap::new())
+}
+
+/// Gives the copies of wanted values in another dtype the accumulators of the originals.
+fn share_with_copies(g: &Graph, forward: &[Node], accumulators: &mut HashMap<Value, Value>) {
+    for node in forward.iter().filter(|node| matches!(node.op, Op::Cast(_))) {
+        let [x, y] = [node.operands[0], node.operands[1]].map(|v| (g.root(v).0, g.spec(v).elements()));
+        let whole = x.1 == g.spec(x.0).elements() && y.1 == g.spec(y.0).elements();
+        if let (Some(&accumulator), true) = (accumulators.get(&x.0), whole) {
+            accumulators.insert(y.0, accumulator);
+        }
+    }
 }
 
 /// Roots that something wanted flows into.
@@ -64,7 +80,8 @@ struct Driver<'a> {
     g: &'a mut Graph,
     accumulators: HashMap<Value, Value>,
     needed: HashSet<Value>,
-    /// Gradients of whole root values.
+    /// Gradients of whole root values, in the root's dtype or, where parts are added up and where a rule
+    /// accumulates, in f32.
     gradients: HashMap<Value, Value>,
 }
 
@@ -115,10 +132,19 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// Gradient of an output, seen in the output's own shape.
+    /// Gradient of an output, seen in the output's own shape and, where that is bf16, in its dtype.
     fn upstream(&mut self, root: Value, value: Value) -> Result<Option<Value>> {
         let Some(&gradient) = self.gradients.get(&root) else { return Ok(None) };
+        let gradient = match self.g.spec(root).dtype {
+            DType::Bf16 => self.cast(gradient, DType::Bf16)?,
+            _ => gradient,
+        };
+        self.gradients.insert(root, gradient);
         self.part(gradient, value).map(Some)
+    }
+
+    fn cast(&mut self, gradient: Value, dtype: DType) -> Result<Value> {
+        cast::cast(self.g, gradient, dtype)
     }
 
     /// Accumulator of an operand, seen in the operand's own shape.
@@ -127,7 +153,7 @@ impl Driver<'_> {
         self.part(accumulator, value).map(Some)
     }
 
-    /// The part of a root-shaped f32 value that corresponds to `value` within its root.
+    /// The part of a root-shaped value that corresponds to `value` within its root.
     fn part(&mut self, whole: Value, value: Value) -> Result<Value> {
         let (_, first) = self.g.root(value);
         let spec = self.g.spec(value).clone();
@@ -150,6 +176,7 @@ impl Driver<'_> {
     /// Adds a contribution to the gradient of a root.
     fn add(&mut self, root: Value, value: Value, gradient: Value) -> Result<()> {
         if let Some(accumulator) = self.accumulator(root, value)? {
+            let gradient = self.cast(gradient, DType::F32)?;
             return accumulate::accumulate(self.g, gradient, accumulator, 1.0);
         }
         let shape = self.g.spec(root).shape.clone();
@@ -157,16 +184,22 @@ impl Driver<'_> {
         let sum = match (whole, self.gradients.get(&root).copied()) {
             (true, None) => self.g.view(gradient, shape)?,
             (true, Some(known)) => {
-                let gradient = self.g.view(gradient, shape)?;
+                let mut gradient = self.g.view(gradient, shape)?;
+                let mut known = known;
+                if self.g.spec(known).dtype != self.g.spec(gradient).dtype {
+                    (known, gradient) = (self.cast(known, DType::F32)?, self.cast(gradient, DType::F32)?);
+                }
                 add::add(self.g, known, gradient)?
             }
             (false, known) => {
                 // A slice: its contribution goes into a gradient of the whole, which must be ours.
                 let target = fill::zeros(self.g, shape)?;
                 if let Some(known) = known {
+                    let known = self.cast(known, DType::F32)?;
                     accumulate::accumulate(self.g, known, target, 1.0)?;
                 }
                 let part = self.part(target, value)?;
+                let gradient = self.cast(gradient, DType::F32)?;
                 accumulate::accumulate(self.g, gradient, part, 1.0)?;
                 target
             }

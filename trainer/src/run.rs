@@ -5,7 +5,7 @@ use crate::data::{BatchState, Batches, Corpus, validation};
 use crate::error::{Error, Result};
 use crate::metrics::{JsonLines, bits_per_byte};
 use crate::schedule::Rates;
-use crate::steps::{Hyper, Outcome, Shape, Steps, StepsPlan};
+use crate::steps::{Hyper, Outcome, Precision, Shape, Steps, StepsPlan};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -45,6 +45,9 @@ pub struct Settings {
     pub evaluate_every: u64,
     /// Compute layers again in the backward pass.
     pub recompute: bool,
+    /// Dtype of activations; runs of versions that did not know it were f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Adam's decay rates and epsilon.
     pub adam: (f64, f64, f64),
 }
@@ -60,6 +63,7 @@ impl Settings {
             ("z_loss", self.z_loss == other.z_loss),
             ("seed", self.seed == other.seed),
             ("adam", self.adam == other.adam),
+            ("precision", self.precision == other.precision),
             ("lr", self.rates.peak == other.rates.peak),
             ("schedule", self.rates.schedule == other.rates.schedule),
             ("weight_decay", self.rates.weight_decay == other.rates.weight_decay),
@@ -190,8 +194,9 @@ impl Run {
             context: settings.context,
             z_loss: settings.z_loss as f32,
             recompute: settings.recompute,
+            precision: settings.precision,
         };
-        let plan = StepsPlan::new(&model, shape)?;
+        let plan = StepsPlan::new(&model, shape)?.on(device)?;
         let planned = model.bytes() + plan.total();
         device.check_budget("training", planned, "use a smaller --batch or --context, or --recompute")?;
         let committed = match (&folder, resume) {

@@ -11,12 +11,14 @@
 use crate::backward::backward;
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use tritter_model::forward::{self, Stream, Trace};
 use tritter_model::weights::Model;
 use tritter_runtime::device::Program;
 use tritter_runtime::ops::cross_entropy::CrossEntropy;
 use tritter_runtime::ops::cross_entropy_grad::CrossEntropyGrad;
-use tritter_runtime::ops::{accumulate, adamw, copy, fill, matmul_nn, matmul_nt, matmul_tn, norm, reduce};
+use tritter_runtime::ops::{accumulate, adamw, cast, copy, fill, matmul_nn, matmul_nt, matmul_tn, norm, reduce};
 use tritter_runtime::plan::shared_slabs;
 use tritter_runtime::{DType, Device, Graph, Plan, Role, Tensor, Value};
 
@@ -34,6 +36,36 @@ pub struct Shape {
     pub z_loss: f32,
     /// Keep only the residual stream between layers and compute the rest again.
     pub recompute: bool,
+    /// Dtype of activations and their gradients.
+    pub precision: Precision,
+}
+
+/// Dtype of activations and of their gradients in training. Master weights, their gradients, the
+/// optimiser's moments, norm weights, scales, softmax and loss are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// bf16 activations, f32 master weights (Micikevicius et al. 2018; Kalamkar et al. 2019).
+    Bf16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.dtype().name())
+    }
+}
+
+impl Precision {
+    /// The dtype of activations.
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::Bf16,
+        }
+    }
 }
 
 impl Shape {
@@ -123,6 +155,7 @@ pub struct StepsPlan {
     states: States,
     graphs: [Graph; 3],
     plans: [Plan; 3],
+    through_f32: usize,
 }
 
 impl StepsPlan {
@@ -141,8 +174,28 @@ impl StepsPlan {
         let states = States { loss: scalar("loss"), reported: scalar("reported loss"), norm: scalar("gradient norm") };
         let recorder = Recorder { model, shape, parameters: &parameters, inputs: &inputs, states: &states };
         let graphs = [recorder.micro()?, recorder.update()?, recorder.evaluation()?];
-        let plans = [Plan::new(&graphs[0]), Plan::new(&graphs[1]), Plan::new(&graphs[2])];
-        Ok(StepsPlan { shape, parameters, inputs, states, graphs, plans })
+        let plans = graphs.each_ref().map(Plan::new);
+        Ok(StepsPlan { shape, parameters, inputs, states, graphs, plans, through_f32: 0 })
+    }
+
+    /// The plan on a device: where it has no kernels for bf16 operands, with the f32 copies that these ops
+    /// go through ([`Graph::widened`]). Until then the plan is that of a device that has them all.
+    pub fn on(mut self, device: &Device) -> Result<StepsPlan> {
+        self.through_f32 += device.through_f32(&self.graphs[0]);
+        for (graph, plan) in self.graphs.iter_mut().zip(&mut self.plans) {
+            let widened = match device.widened(graph)? {
+                Cow::Owned(widened) => widened,
+                Cow::Borrowed(_) => continue,
+            };
+            *plan = Plan::new(&widened);
+            *graph = widened;
+        }
+        Ok(self)
+    }
+
+    /// The recorded micro-step.
+    pub fn micro_step(&self) -> &Graph {
+        &self.graphs[0]
     }
 
     /// Bytes of activations.
@@ -175,11 +228,12 @@ impl StepsPlan {
 
     /// Allocates and compiles; the model's weights must be loaded.
     pub fn open(self, device: &Device) -> Result<Steps> {
-        let what = format!("training with batch {} and context {}", self.shape.batch, self.shape.context);
-        device.check_budget(&what, self.total(), "use a smaller --batch or --context, or --recompute")?;
-        let arena = device.arena(&self.plans.each_ref())?;
+        let this = self.on(device)?;
+        let what = format!("training with batch {} and context {}", this.shape.batch, this.shape.context);
+        device.check_budget(&what, this.total(), "use a smaller --batch or --context, or --recompute")?;
+        let arena = device.arena(&this.plans.each_ref())?;
         let mut programs = Vec::new();
-        for (graph, plan) in self.graphs.iter().zip(&self.plans) {
+        for (graph, plan) in this.graphs.iter().zip(&this.plans) {
             for tensor in graph.tensors() {
                 device.allocate(tensor)?;
             }
@@ -191,11 +245,12 @@ impl StepsPlan {
         let names = |graph: &Graph| graph.nodes().iter().map(|n| n.op.row().name).collect();
         Ok(Steps {
             device: device.clone(),
-            shape: self.shape,
-            names: [names(&self.graphs[0]), names(&self.graphs[1])],
-            parameters: self.parameters,
-            inputs: self.inputs,
-            states: self.states,
+            shape: this.shape,
+            through_f32: this.through_f32,
+            names: [names(&this.graphs[0]), names(&this.graphs[1])],
+            parameters: this.parameters,
+            inputs: this.inputs,
+            states: this.states,
             micro,
             update,
             evaluation,
@@ -227,14 +282,16 @@ impl Recorder<'_> {
         let mut graph = Graph::new("training step");
         let g = &mut graph;
         let mut trace = Trace::default();
-        let x = forward::hidden(g, self.model, &self.inputs.stream, None, tritter_runtime::DType::F32, &mut trace)?;
+        let dtype = self.shape.precision.dtype();
+        let x = forward::hidden(g, self.model, &self.inputs.stream, None, dtype, &mut trace)?;
         let nodes = 0..g.nodes().len();
         let wanted: Vec<(Value, Value)> =
             self.parameters.iter().map(|p| (g.bind(&p.weight), g.bind(&p.gradient))).collect();
         let head = g.bind(self.head());
         let accumulator = wanted.iter().find(|(w, _)| *w == head).map(|(_, a)| *a);
         let accumulator = accumulator.ok_or_else(|| Error::Internal("the head is not a parameter".into()))?;
-        let dx = g.activation(g.spec(x).shape.clone(), DType::F32);
+        let head = cast::cast(g, head, dtype)?;
+        let dx = g.activation(g.spec(x).shape.clone(), dtype);
         let loss = g.activation([self.shape.tokens()], DType::F32);
         for chunk in self.chunks() {
             self.loss_chunk(g, chunk, Head { weight: head, accumulator, x, dx, loss })?;
@@ -308,8 +365,10 @@ impl Recorder<'_> {
     fn evaluation(&self) -> Result<Graph> {
         let mut graph = Graph::new("evaluation");
         let g = &mut graph;
-        let x = forward::hidden(g, self.model, &self.inputs.stream, None, tritter_runtime::DType::F32, &mut Trace::default())?;
+        let dtype = self.shape.precision.dtype();
+        let x = forward::hidden(g, self.model, &self.inputs.stream, None, dtype, &mut Trace::default())?;
         let (head, v) = (g.bind(self.head()), self.model.config.vocab_size as u32);
+        let head = cast::cast(g, head, dtype)?;
         let targets = g.bind(&self.inputs.targets);
         let all = g.activation([self.shape.tokens()], DType::F32);
         for (first, count) in self.chunks() {
@@ -360,6 +419,7 @@ pub struct Steps {
     micro: Box<dyn Program>,
     update: Box<dyn Program>,
     evaluation: Box<dyn Program>,
+    through_f32: usize,
     /// Row names of the nodes of micro-step and update.
     names: [Vec<&'static str>; 2],
 }
@@ -368,6 +428,11 @@ impl Steps {
     /// Batch and context.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Ops of a micro-step that this device runs in f32 between casts, for want of bf16 kernels.
+    pub fn through_f32(&self) -> usize {
+        self.through_f32
     }
 
     /// Parameters with gradients and moments.

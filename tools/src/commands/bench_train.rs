@@ -1,7 +1,8 @@
 //! `tritter bench train`: training tokens per second.
 
-use crate::cli::{Arch, Global};
+use crate::cli::{Arch, Global, Precision};
 use crate::commands::bench_decode::median;
+use crate::commands::train::through_f32;
 use crate::{device, output};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -24,6 +25,7 @@ pub(crate) struct Job {
     pub(crate) steps: u64,
     pub(crate) vocab: Option<usize>,
     pub(crate) arch: Arch,
+    pub(crate) precision: Precision,
 }
 
 #[derive(Serialize)]
@@ -34,6 +36,7 @@ struct Report {
     batch: usize,
     context: usize,
     vocab: usize,
+    precision: tritter_trainer::steps::Precision,
     tokens_per_second: f64,
     step_seconds_median: f64,
     /// 6 operations a token and matrix weight, and causal attention forward and backward.
@@ -56,6 +59,15 @@ fn operations(config: &Config, job: &Job) -> f64 {
     tokens * (6.0 * matrices + attention)
 }
 
+impl From<Precision> for tritter_trainer::steps::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// Family of `--arch`.
 pub(crate) fn family(arch: Arch) -> Family {
     match arch {
@@ -71,12 +83,16 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     config.validate()?;
     let device = device::open(global)?;
     let model = Model::new(&config, Form::Train, job.context);
-    let plan =
-        StepsPlan::new(&model, Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false })?;
+    let precision = job.precision.into();
+    let shape = Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false, precision };
+    let plan = StepsPlan::new(&model, shape)?.on(&device)?;
     let planned = model.bytes() + plan.total();
     device.check_budget("training", planned, "use a smaller --batch or --context")?;
     model.load(&device, &mut FromSeed::new(&config, 1))?;
     let steps = plan.open(&device)?;
+    if let Some(note) = through_f32(&steps, &device) {
+        eprintln!("{note}");
+    }
     let batch = random_batch(job.batch, job.context, config.vocab_size);
     let hyper = |t| Hyper {
         lr: 1e-4,
@@ -104,6 +120,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         batch: job.batch,
         context: job.context,
         vocab: config.vocab_size,
+        precision,
         tokens_per_second: (job.batch * job.context) as f64 / median,
         step_seconds_median: median,
         model_tera_ops_per_second: operations(&config, job) / median / 1e12,

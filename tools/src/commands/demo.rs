@@ -1,6 +1,7 @@
 //! `tritter demo`: the main job on an embedded default, from text to a packed model that talks.
 
 use crate::cli::{Demo, Global};
+use crate::commands::train::through_f32;
 use crate::{device, output};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -90,11 +91,14 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
         config: &config,
         tokenizer: &tokenizer,
         corpus,
-        settings: settings(args.seed),
+        settings: settings(args),
         folder: Some(RunFolder::create(&folder)?),
     };
     let mut training = Run::new(&device, start, false)?;
     let (planned, used) = (training.planned(), device.backend().memory().buffers);
+    if let Some(note) = through_f32(training.steps(), &device) {
+        say(&format!("{note}\n"));
+    }
     let before = training.evaluate()?;
     let samples_before = samples(&device, &folder, &tokenizer)?;
     say(&format!("before training: {:.3} bits per byte\n{}", before.bits_per_byte, show(&samples_before)));
@@ -167,7 +171,7 @@ fn config(tokenizer: &Tokenizer) -> Result<Config> {
     Ok(config)
 }
 
-fn settings(seed: u64) -> Settings {
+fn settings(args: &Demo) -> Settings {
     Settings {
         // Replaced as soon as the speed of this machine is known.
         steps: u64::MAX,
@@ -177,11 +181,12 @@ fn settings(seed: u64) -> Settings {
         rates: Rates { schedule: Schedule::TWO_STAGE, peak: 4e-3, weight_decay: 0.1, warmup: 10, steps: 1000 },
         clip: 1.0,
         z_loss: 1e-5,
-        seed,
+        seed: args.seed,
         checkpoint_every: 0,
         evaluate_every: 0,
         recompute: false,
         adam: (0.9, 0.95, 1e-8),
+        precision: args.precision.into(),
     }
 }
 

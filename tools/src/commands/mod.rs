@@ -33,8 +33,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench(Bench::Decode { model, prompt, tokens, vocab }) => {
             bench_decode::run(global, &model, prompt, tokens, vocab)
         }
-        Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch }) => {
-            bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch })
+        Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision }) => {
+            bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })
         }
         Command::Plan(args) => plan::run(global, &args),
         Command::Pack(args) => pack::pack(global, &args),

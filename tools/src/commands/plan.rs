@@ -67,7 +67,8 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
 fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u64)>> {
     if args.train {
         let model = Model::new(config, Form::Train, context);
-        let shape = Shape { batch: args.batch, context, z_loss: 0.0, recompute: args.recompute };
+        let precision = args.precision.into();
+        let shape = Shape { batch: args.batch, context, z_loss: 0.0, recompute: args.recompute, precision };
         let plan = StepsPlan::new(&model, shape)?;
         let parts = [
             ("master weights", model.bytes()),

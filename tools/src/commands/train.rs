@@ -12,12 +12,14 @@ use std::time::Instant;
 use tritter_model::Config;
 use tritter_model::presets::preset;
 use tritter_model::tokenizer::Tokenizer;
+use tritter_runtime::Device;
 use tritter_runtime::error::bytes;
 use tritter_trainer::checkpoint::RunFolder;
 use tritter_trainer::data::{Corpus, Source};
 use tritter_trainer::metrics::{bits_per_byte, unigram_nats};
 use tritter_trainer::run::{End, Evaluation, Event, Progress, Run, Settings, Start};
 use tritter_trainer::schedule::{Rates, Schedule};
+use tritter_trainer::steps::Steps;
 
 #[derive(Serialize)]
 struct Report {
@@ -64,6 +66,9 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
         (true, step) => eprintln!("resuming after step {step}"),
     }
     eprintln!("memory: {} planned, {} in use", bytes(run.planned()), bytes(device.backend().memory().buffers));
+    if let Some(note) = through_f32(run.steps(), &device) {
+        eprintln!("{note}");
+    }
     let (end, watched) = watch(&mut run, &stop)?;
     let report = Report {
         out: args.out.display().to_string(),
@@ -123,6 +128,7 @@ fn settings(args: &Train) -> Settings {
         evaluate_every: args.evaluate_every,
         recompute: args.recompute,
         adam: (0.9, 0.95, 1e-8),
+        precision: args.precision.into(),
     }
 }
 
@@ -136,6 +142,13 @@ fn warmup(args: &Train, folder: &RunFolder) -> Result<u64> {
         Some(steps) => steps,
         None => stored()?.unwrap_or((args.steps / 50).min(500)),
     })
+}
+
+/// Says so where a device has no bf16 kernels for a part of the step.
+pub(crate) fn through_f32(steps: &Steps, device: &Device) -> Option<String> {
+    let count = steps.through_f32();
+    let id = &device.caps().id;
+    (count > 0).then(|| format!("bf16: {count} ops of a step go through f32 on {id}: it saves memory, not time"))
 }
 
 /// A flag that Ctrl-C (or a termination signal) sets.

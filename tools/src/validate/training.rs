@@ -13,7 +13,7 @@ use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::Device;
 use tritter_trainer::data::{Batch, IGNORED};
-use tritter_trainer::steps::{Hyper, Shape, Steps, StepsPlan};
+use tritter_trainer::steps::{Hyper, Precision, Shape, Steps, StepsPlan};
 
 /// Keys of `golden.json`: what is read here, and what describes how it was made.
 const KEYS: [&str; 6] = ["losses", "optimizer", "loss", "seed", "repro", "sensitivity_params_times_1+1e-7N"];
@@ -134,7 +134,7 @@ fn batch(golden: &Golden) -> Result<(Batch, Shape)> {
         tokens: ids.ids,
         targets,
     };
-    Ok((batch, Shape { batch: rows, context: length, z_loss: 0.0, recompute: false }))
+    Ok((batch, Shape { batch: rows, context: length, z_loss: 0.0, recompute: false, precision: Precision::F32 }))
 }
 
 struct Run<'a> {
