@@ -64,12 +64,13 @@ pub fn devices() -> Vec<Candidate> {
 /// parameters as uniforms (browsers).
 pub fn candidates() -> Vec<Candidate> {
     let mut all = devices();
-    all.push(emulator(None));
+    all.push(emulator(None, (12, 0)));
+    all.push(emulator(None, (8, 0)));
     let wgsl = Row::all().iter().flat_map(|row| row.wgsl.iter().copied());
     all.extend(unique(wgsl).map(|name| wgpu(&format!("wgpu.{name}"), Some(name), false)));
     all.push(wgpu("wgpu.uniform", None, true));
     let kernels = Row::all().iter().flat_map(|row| row.cuda.iter().map(|v| v.name));
-    all.extend(unique(kernels).map(|name| emulator(Some(name))));
+    all.extend(unique(kernels).map(|name| emulator(Some(name), (12, 0))));
     all
 }
 
@@ -101,11 +102,15 @@ fn cuda(variant: Option<&'static str>) -> Candidate {
 }
 
 /// The emulator with all its checks.
-fn emulator(variant: Option<&'static str>) -> Candidate {
-    let label = variant.map_or("emulator".to_string(), |name| format!("emulator.{name}"));
+fn emulator(variant: Option<&'static str>, compute: (u32, u32)) -> Candidate {
+    let label = match variant {
+        Some(name) => format!("emulator.{name}"),
+        None => format!("emulator.sm_{}{}", compute.0, compute.1),
+    };
     let options = tritter_cuda_emulator::Options {
         checked: true,
         seed: fresh_seed(),
+        compute,
         variant: variant.map(str::to_string),
         ..Default::default()
     };

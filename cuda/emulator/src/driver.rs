@@ -72,7 +72,7 @@ impl Emulator {
             ordinal: 0,
             name: "CUDA emulator".into(),
             driver: format!("kernels compiled by {}", compiler.version()),
-            compute: (12, 0),
+            compute: options.compute,
             processors: 8,
             emulated: true,
         };

@@ -65,13 +65,15 @@ pub struct Options {
     pub seed: u64,
     /// Folder of the `.cu` files, if not that of the CUDA backend.
     pub kernels: Option<PathBuf>,
+    /// Compute capability that the device says it has: launches may depend on it.
+    pub compute: (u32, u32),
     /// As in [`tritter_cuda::Options`].
     pub variant: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { checked: true, seed: 1, kernels: None, variant: None }
+        Options { checked: true, seed: 1, kernels: None, compute: (12, 0), variant: None }
     }
 }
 
