@@ -1,5 +1,6 @@
 // y[m, n0 + j] = sum over k of x[m, k] * w[j, k] for j < n; rows of y have l columns.
-// BF16: x and w are bf16, computed with in f32; Y_BF16: y too, and n0 is even.
+// PAIRS: x and w are bf16 (BF16) or f16, two in a word, computed with in f32; Y_BF16: y is bf16 too,
+// and n0 is even.
 // One workgroup of 256 a tile of 64x64.
 
 //!include "dense_tile"
@@ -16,7 +17,7 @@ struct Params {
 }
 
 var<immediate> p: Params;
-//!if BF16
+//!if PAIRS
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [m, k]
 @group(0) @binding(1) var<storage, read> w: array<u32>; // [n, k]
 //!else
@@ -29,13 +30,24 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [m, l]
 //!endif
 
+//!if PAIRS
+// Element of a word: the low half for an even index, the high half for an odd one.
+fn element(word: u32, index: u32) -> f32 {
+//!if BF16
+    return bf16_value(word, index);
+//!else
+    return unpack2x16float(word)[index % 2u];
+//!endif
+}
+
+//!endif
 const A_BY_DEPTH: bool = true;
 const B_BY_DEPTH: bool = true;
 
 fn load_a(i: u32, d: u32) -> f32 {
     if i < p.m && d < p.k {
-//!if BF16
-        return bf16_value(x[i * ((p.k + 1u) / 2u) + d / 2u], d);
+//!if PAIRS
+        return element(x[i * ((p.k + 1u) / 2u) + d / 2u], d);
 //!else
         return x[i * p.k + d];
 //!endif
@@ -45,8 +57,8 @@ fn load_a(i: u32, d: u32) -> f32 {
 
 fn load_b(d: u32, j: u32) -> f32 {
     if d < p.k && j < p.n {
-//!if BF16
-        return bf16_value(w[j * ((p.k + 1u) / 2u) + d / 2u], d);
+//!if PAIRS
+        return element(w[j * ((p.k + 1u) / 2u) + d / 2u], d);
 //!else
         return w[j * p.k + d];
 //!endif

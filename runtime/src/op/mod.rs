@@ -87,7 +87,7 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// Float inputs that no gradient flows to: tables, scales of codes, targets.
     const CONSTANT: &'static [&'static str] = &[];
     /// WGSL variants, best first; the last one runs on every device. None of them ever sees an
-    /// operand in bf16.
+    /// operand in bf16; f16 they may see where the signature lists it, so there `when` looks at dtypes.
     const WGSL: &'static [Wgsl<Self>];
     /// WGSL variants for operands of which some are in bf16, best first. Where there is none, such
     /// operands go through f32 ([`Graph::widened`](crate::graph::Graph::widened)).

@@ -48,7 +48,7 @@ pub(super) fn shapes(size: Size) -> Vec<(u32, u32, u32)> {
     }
 }
 
-/// Both factors have one dtype; the product has it too, or stays in f32.
+/// Both factors have one dtype; the product has it too, where the signature lets it, or stays in f32.
 pub(super) fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
     match operands {
         [x, w, _] if x.dtype != w.dtype => {

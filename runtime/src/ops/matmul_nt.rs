@@ -2,10 +2,14 @@
 //!
 //! A piece of a cut op binds rows `n0..n0+n` of the weight and writes columns `n0..n0+n` of `y`,
 //! whose rows have `l` columns; recorded ops have `n0 = 0` and `l = n`.
+//!
+//! Both factors may be f16, for weights kept in half precision and for values whose range is known:
+//! above 65504 there is infinity. Every kernel sums in f32, the product is f32, and no gradient flows
+//! through it.
 
 use crate::cpu::parallel;
 use crate::dtype::{DType, Spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
@@ -15,6 +19,11 @@ use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, check_dtypes, shapes, tiles, wide_cases, windows};
 use crate::ops::{matmul_nn, matmul_tn};
 use crate::reference::RefTensor;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Rows of an f16 weight that the CPU has in f32 at a time.
+const WIDENED: usize = 512;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -48,7 +57,7 @@ pub fn matmul_nt(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
 
 impl Kernel for MatmulNt {
     const NAME: &'static str = "matmul_nt";
-    const SIGNATURE: &'static str = "x[m,k]:f32|bf16 w[n,k]:f32|bf16 -> y[m,l]:f32|bf16";
+    const SIGNATURE: &'static str = "x[m,k]:f32|bf16|f16 w[n,k]:f32|bf16|f16 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[
         Wgsl {
@@ -56,15 +65,23 @@ impl Kernel for MatmulNt {
             file: "matmul_nt_gemv",
             needs: Needs::NONE,
             defines: &[],
-            when: |op, _| op.m as usize <= FEW,
+            when: |op, operands| operands[0].dtype == DType::F32 && op.m as usize <= FEW,
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
         },
         Wgsl {
             name: "tiled",
             file: "matmul_nt",
             needs: Needs::NONE,
-            defines: &[("BF16", 0), ("Y_BF16", 0)],
-            when: |_, _| true,
+            defines: &[("PAIRS", 0), ("BF16", 0), ("Y_BF16", 0)],
+            when: |_, operands| operands[0].dtype == DType::F32,
+            launch: |op, _| tiles(op.m, op.n),
+        },
+        Wgsl {
+            name: "tiled_f16",
+            file: "matmul_nt",
+            needs: Needs::NONE,
+            defines: &[("PAIRS", 1), ("BF16", 0), ("Y_BF16", 0)],
+            when: |_, operands| operands[0].dtype == DType::F16,
             launch: |op, _| tiles(op.m, op.n),
         },
     ];
@@ -73,7 +90,7 @@ impl Kernel for MatmulNt {
             name: "tiled_bf16",
             file: "matmul_nt",
             needs: Needs::NONE,
-            defines: &[("BF16", 1), ("Y_BF16", 1)],
+            defines: &[("PAIRS", 1), ("BF16", 1), ("Y_BF16", 1)],
             // Pieces must not share a word of y.
             when: |op, operands| {
                 let whole_words = op.n % 2 == 0 || op.n0 + op.n == op.l;
@@ -85,7 +102,7 @@ impl Kernel for MatmulNt {
             name: "tiled_bf16_to_f32",
             file: "matmul_nt",
             needs: Needs::NONE,
-            defines: &[("BF16", 1), ("Y_BF16", 0)],
+            defines: &[("PAIRS", 1), ("BF16", 1), ("Y_BF16", 0)],
             when: |_, operands| operands[2].dtype == DType::F32,
             launch: |op, _| tiles(op.m, op.n),
         },
@@ -166,14 +183,19 @@ impl Kernel for MatmulNt {
     }
 
     fn cpu(&self, mut args: Args<'_>) {
-        let [m, n, k, n0, l] = [self.m, self.n, self.k, self.n0, self.l].map(|v| v as usize);
-        let (x, w, y) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
-        if m <= FEW {
-            few(x, w, k, m, y, n0, n, l);
+        let y = args.write::<f32>(2);
+        if args.spec(0).dtype != DType::F16 {
+            product(self, args.read(0), args.read(1), y);
             return;
         }
-        let (a, b) = (Matrix { data: x, row: k, col: 1 }, Matrix { data: w, row: 1, col: k });
-        gemm(&mut y[n0..], l, Extents { m, n, depth: k }, a, b, false);
+        let (m, n, k) = (self.m as usize, self.n as usize, self.k as usize);
+        let x = widened(args.read(0), 0, m, k);
+        // The weight in windows: whole, its copy in f32 would be twice its size.
+        for first in (0..n).step_by(WIDENED) {
+            let rows = WIDENED.min(n - first);
+            let window = MatmulNt { n: rows as u32, n0: self.n0 + first as u32, ..*self };
+            product(&window, &x, &widened(args.read(1), first, rows, k), y);
+        }
     }
 
     fn operations(&self) -> u64 {
@@ -187,14 +209,40 @@ impl Kernel for MatmulNt {
     fn cases(size: Size) -> Vec<Case> {
         let op = |(m, n, k)| MatmulNt { m, n, k, n0: 0, l: n };
         let case = |s: (u32, u32, u32)| Case::new(format!("{}x{}x{}", s.0, s.1, s.2), op(s));
-        wide_cases(shapes(size).into_iter().map(case).collect(), size)
+        let mut cases = wide_cases(shapes(size).into_iter().map(case).collect(), size);
+        if size == Size::Ragged {
+            // Rows padded to words; few rows, rows that are and are not whole 16 bytes, a long sum.
+            let half = [
+                (1, 1, 1),
+                (1, 131, 777),
+                (4, 67, 35),
+                (16, 37, 40),
+                (64, 64, 64),
+                (67, 129, 71),
+                (33, 517, 66),
+                (72, 80, 1056),
+            ];
+            cases.extend(half.map(|s| {
+                let mut case = case(s).dtype("x", DType::F16).dtype("w", DType::F16);
+                case.label += " f16";
+                case
+            }));
+        }
+        cases
     }
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         let Some(dy) = cx.upstream(2) else { return Ok(()) };
+        if !cx.wanted(0) && !cx.wanted(1) {
+            return Ok(());
+        }
         let (x, w) = (cx.operand(0), cx.operand(1));
-        // Of bf16 factors whose product stayed in f32.
         let dtype = cx.graph.spec(x).dtype;
+        if dtype == DType::F16 {
+            let message = "no gradient flows through a product of f16 factors: give them in f32 or bf16".into();
+            return Err(Error::Record { graph: cx.graph.name().into(), message });
+        }
+        // Of bf16 factors whose product stayed in f32.
         let dy = cast(cx.graph, dy, dtype)?;
         if cx.wanted(0) {
             let dx = matmul_nn::matmul_nn(cx.graph, dy, w)?;
@@ -265,6 +313,27 @@ fn sum(operands: &[Spec]) -> &'static str {
     if operands[2].dtype == DType::F32 { "matmul_nt_f32_sum" } else { "matmul_nt_bf16_sum" }
 }
 
+/// The product of f32 factors.
+fn product(op: &MatmulNt, x: &[f32], w: &[f32], y: &mut [f32]) {
+    let [m, n, k, n0, l] = [op.m, op.n, op.k, op.n0, op.l].map(|v| v as usize);
+    if m <= FEW {
+        few(x, w, k, m, y, n0, n, l);
+        return;
+    }
+    let (a, b) = (Matrix { data: x, row: k, col: 1 }, Matrix { data: w, row: 1, col: k });
+    gemm(&mut y[n0..], l, Extents { m, n, depth: k }, a, b, false);
+}
+
+/// Rows `first..first + rows` of a stored f16 matrix with `k` columns in f32, without padding.
+fn widened(stored: &[f16], first: usize, rows: usize, k: usize) -> Vec<f32> {
+    let width = DType::F16.padded(k);
+    let mut wide = vec![0f32; rows * k];
+    parallel::rows(&mut wide, k, k, |i, row| {
+        stored[(first + i) * width..][..k].convert_to_f32_slice(row);
+    });
+    wide
+}
+
 /// A few rows of `x`: each row of `w` is read from memory once, for all of them.
 #[allow(clippy::too_many_arguments)]
 fn few(x: &[f32], w: &[f32], k: usize, m: usize, y: &mut [f32], n0: usize, n: usize, l: usize) {
@@ -286,15 +355,79 @@ fn few(x: &[f32], w: &[f32], k: usize, m: usize, y: &mut [f32], n0: usize, n: us
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::check::check_case;
+    use crate::device::Runs;
+    use crate::op::Op;
     use crate::ops::pieces;
+    use crate::tensor::Tensor;
+
+    fn half(m: u32, n: u32, k: u32) -> Case {
+        Case::new("f16", MatmulNt::whole(m, n, k)).dtype("x", DType::F16).dtype("w", DType::F16)
+    }
 
     #[test]
     fn pieces_equal_the_whole() {
         for m in [2, 70] {
             let case = Case::new("", MatmulNt { m, n: 150, k: 20, n0: 0, l: 150 });
             assert!(pieces::compare(&case, 64 * 20 * 4, &[]) >= 3 * m as usize / 8);
+            assert!(pieces::compare(&half(m, 150, 21), 64 * 22 * 2, &[]) >= 3 * m as usize / 4);
+        }
+    }
+
+    #[test]
+    fn half_weights_are_widened_in_windows() {
+        let device = crate::cpu::open();
+        for m in [1, 3, 9] {
+            let finding = check_case(&device, &half(m, 2 * WIDENED as u32 + 5, 37), 1).unwrap();
+            assert!(finding.passed(), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn half_factors_go_to_kernels_of_their_own_and_give_f32() {
+        for m in [1, 16, 70] {
+            let case = half(m, 24, 8);
+            let variants = case.op.wgsl(&case.specs());
+            assert_eq!(variants.iter().map(|v| v.variant).collect::<Vec<_>>(), ["tiled_f16"]);
+            let single = Case::new("", case.op);
+            assert!(single.op.wgsl(&single.specs()).iter().all(|v| v.variant != "tiled_f16"));
+            let runs = crate::cpu::open().runs(&case.op, &case.specs());
+            assert!(matches!(runs, Runs::Native(_)), "{runs}");
+        }
+        let refused = |x, w, y| {
+            let op = Op::from(MatmulNt::whole(3, 5, 7));
+            let case = Case::new("", op).dtype("x", x).dtype("w", w).dtype("y", y);
+            op.check_operands(&case.specs()).unwrap_err().to_string()
+        };
+        use DType::{Bf16, F16, F32};
+        assert!(refused(F16, F32, F32).contains("the factors are f16 and f32"));
+        assert!(refused(Bf16, F16, F32).contains("the factors are bf16 and f16"));
+        assert!(refused(F16, F16, Bf16).contains("the product of f16 cannot be bf16"));
+        assert!(refused(F16, F16, F16).contains("f16"));
+    }
+
+    #[test]
+    fn no_gradient_flows_through_half_factors() {
+        let mut g = Graph::new("half");
+        let x = g.bind(&Tensor::input("x", [3, 8], DType::F16));
+        let w = g.bind(&Tensor::weight("w", [5, 8], DType::F16));
+        let y = matmul_nt(&mut g, x, w).unwrap();
+        assert_eq!(g.spec(y).dtype, DType::F32);
+        let op = Op::from(MatmulNt::whole(3, 5, 8));
+        let (operands, upstream, none) = ([x, w, y], [None, None, Some(y)], [None; 3]);
+        let mut gradient = |wanted: [bool; 3]| {
+            let nodes = g.nodes().len();
+            let mut cx = GradCx::new(&mut g, &operands, &upstream, &wanted, &none);
+            let result = op.gradient(&mut cx);
+            assert_eq!(g.nodes().len(), nodes, "nothing is recorded");
+            result
+        };
+        gradient([false; 3]).unwrap();
+        for wanted in [[true, false, false], [false, true, false]] {
+            assert!(gradient(wanted).unwrap_err().to_string().contains("f16"));
         }
     }
 }
