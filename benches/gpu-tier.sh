@@ -34,10 +34,10 @@ summary=""
 step() {
     label=$1 limit=$2
     shift 2
-    begin=$(date +%s)
+    begin=$(date +%s%3N)
     timeout "$limit" "$@" >"$scratch/out" 2>"$scratch/err"
     code=$?
-    took=$(($(date +%s) - begin))
+    took=$(($(date +%s%3N) - begin))
     report=null
     if [ "$(head -c 1 "$scratch/out")" = "{" ] && [ "$(tail -c 2 "$scratch/out" | head -c 1)" = "}" ]; then
         report=$(cat "$scratch/out")
@@ -47,9 +47,9 @@ step() {
         cat "$scratch/out" "$scratch/err" >"$folder/$name-$label.log"
     fi
     steps="$steps${steps:+,}
-{\"step\": $(quote "$label"), \"command\": $(quote "$*"), \"exit\": $code, \"seconds\": $took, \"report\": $report}"
+{\"step\": $(quote "$label"), \"command\": $(quote "$*"), \"exit\": $code, "milliseconds": $took, \"report\": $report}"
     summary="$summary
-$(printf '%-34s exit %3d %5d s' "$label" "$code" "$took")"
+$(printf '%-34s exit %3d %8d ms' "$label" "$code" "$took")"
 }
 
 # Something that this machine cannot run, and why.
@@ -83,7 +83,20 @@ for device in cuda wgpu; do
     step "decode-2B4T-$device" 240 "$tritter" bench decode bitnet-2b4t --device "$device" --json
     step "demo-$device" 180 "$tritter" demo --device "$device" --json
 done
+# From the start of the process to the first token, with a model of 125M parameters on disk: first with an
+# empty cache folder, then again.
 if [ "$depth" = full ]; then
+    start="$scratch/start"
+    "$tritter" tokenizer train "$here/README.md" "$here/ARCHITECTURE.md" -o "$scratch/tok.json" --vocab 1024 \
+        >/dev/null 2>&1
+    "$tritter" train --data "$here/README.md" "$here/ARCHITECTURE.md" --preset 125M --tokenizer "$scratch/tok.json" \
+        --out "$start" --steps 1 --batch 1 --context 64 >/dev/null 2>&1
+    for round in first again; do
+        for device in cuda wgpu cpu; do
+            step "first-token-$device-$round" 120 env XDG_CACHE_HOME="$scratch/cache" "$tritter" generate "$start" "The" \
+                -n 1 --device "$device" --json
+        done
+    done
     if "$tritter" bench yardstick --device cuda >/dev/null 2>"$scratch/err"; then
         step yardstick-cublas 120 "$tritter" bench yardstick --device cuda --json
     else
