@@ -1,12 +1,14 @@
 //! Timing rows, and the peaks of a device that their times are held against.
 //!
 //! A peak is measured, not read from a data sheet: *copy* by the `copy` row over buffers
-//! larger than any cache, *arithmetic* by the dense `matmul_nt` row at a square size. The
+//! larger than any cache, *arithmetic* by the dense `matmul_nt` row at a square size, in f32 and,
+//! where the device has kernels for it, in bf16, which ops on 16-bit floats and codes are held against. The
 //! share of a row is the larger of its two shares (a roofline: Williams, Waterman and
 //! Patterson 2009) and is not clamped: more than 100 % says that a cache was measured.
 
 use crate::check::values;
 use crate::device::{Device, Program, Runs};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Access, Case, Cost};
@@ -21,6 +23,8 @@ pub struct Peaks {
     pub copy: f64,
     /// f32 operations per second of a dense matrix product.
     pub arithmetic: f64,
+    /// The same in bf16, or in f32 where there are no kernels for bf16.
+    pub narrow: f64,
 }
 
 /// One measured case.
@@ -36,6 +40,8 @@ pub struct Measured {
     pub time: Duration,
     /// What the run must move and compute.
     pub cost: Cost,
+    /// It reads 16-bit floats or codes, which matrix units multiply faster than f32.
+    pub narrow: bool,
 }
 
 impl Measured {
@@ -51,7 +57,8 @@ impl Measured {
 
     /// The larger of the two shares of a device's peaks.
     pub fn share(&self, peaks: &Peaks) -> f64 {
-        (self.bandwidth() / peaks.copy).max(self.arithmetic() / peaks.arithmetic)
+        let arithmetic = if self.narrow { peaks.narrow } else { peaks.arithmetic };
+        (self.bandwidth() / peaks.copy).max(self.arithmetic() / arithmetic)
     }
 }
 
@@ -124,7 +131,9 @@ pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
     let time = one.unwrap_or(whole);
     let specs = case.specs();
     let variant = device.runs(&case.op, &specs).to_string();
-    Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost: case.op.cost(&specs) })
+    let narrow = specs.iter().any(|s| !matches!(s.dtype, DType::F32 | DType::U32));
+    let cost = case.op.cost(&specs);
+    Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost, narrow })
 }
 
 /// Measures the peaks of a device for about `seconds` each.
@@ -133,8 +142,15 @@ pub fn peaks(device: &Device, seconds: f64) -> Result<Peaks> {
     let rows = if device.caps().software { 4096 } else { 16 * 1024 };
     let copy = Case::new("copy peak", Copy { m: rows, k: 2048 });
     let copy = measure(device, &copy, seconds)?;
-    let side = if device.caps().software { 512 } else { 2048 };
-    let product = Case::new("matmul peak", MatmulNt::whole(side, side, side));
-    let product = measure(device, &product, seconds)?;
-    Ok(Peaks { copy: copy.bandwidth(), arithmetic: product.arithmetic() })
+    let side = match (device.caps().software, device.caps().discrete) {
+        (true, _) => 512,
+        (_, true) => 4096,
+        _ => 2048,
+    };
+    let square = |side| Case::new("matmul peak", MatmulNt::whole(side, side, side));
+    let product = measure(device, &square(side), seconds)?;
+    let half = ["x", "w", "y"].into_iter().fold(square(side), |case, operand| case.dtype(operand, DType::Bf16));
+    let arithmetic = product.arithmetic();
+    let narrow = if native(device, &half) { measure(device, &half, seconds)?.arithmetic() } else { arithmetic };
+    Ok(Peaks { copy: copy.bandwidth(), arithmetic, narrow })
 }

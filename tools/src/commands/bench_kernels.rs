@@ -26,6 +26,8 @@ struct Report {
     threads: usize,
     copy_gb_per_second: f64,
     matmul_gop_per_second: f64,
+    /// In bf16, or in f32 where there are no kernels for bf16.
+    narrow_matmul_gop_per_second: f64,
     kernels: Vec<Line>,
     unsupported: Vec<String>,
 }
@@ -58,6 +60,7 @@ pub(crate) fn run(global: &Global, row: Option<&str>, seconds: f64) -> Result<Ex
         threads: device.caps().threads,
         copy_gb_per_second: peaks.copy / 1e9,
         matmul_gop_per_second: peaks.arithmetic / 1e9,
+        narrow_matmul_gop_per_second: peaks.narrow / 1e9,
         kernels,
         unsupported,
     };
@@ -93,8 +96,12 @@ fn text(report: &Report) -> String {
         })
         .collect();
     let mut text = format!(
-        "{}, {} threads: copy {:.1} GB/s, dense matmul {:.1} Gop/s\n",
-        report.device, report.threads, report.copy_gb_per_second, report.matmul_gop_per_second
+        "{}, {} threads: copy {:.1} GB/s, dense matmul {:.1} Gop/s, in bf16 {:.1}\n",
+        report.device,
+        report.threads,
+        report.copy_gb_per_second,
+        report.matmul_gop_per_second,
+        report.narrow_matmul_gop_per_second
     );
     text += &output::table(&["row", "case", "variant", "us", "GB/s", "Gop/s", "of peak"], &rows);
     for line in &report.unsupported {
