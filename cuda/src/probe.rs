@@ -47,8 +47,8 @@ impl std::fmt::Display for Version {
 
 /// The driver library, started.
 pub(crate) struct Loaded {
-    /// Never unloaded.
-    pub(crate) library: Library,
+    /// Never unloaded: drivers leave threads and exit handlers behind.
+    pub(crate) library: &'static Library,
     /// CUDA version that it supports.
     pub(crate) version: Version,
     /// Devices that it shows, at least one.
@@ -81,6 +81,7 @@ fn load(names: &[&str]) -> Result<Loaded, String> {
     });
     let name = names.first().unwrap_or(&"the driver library");
     let library = library.ok_or_else(|| format!("no NVIDIA driver ({name} cannot be loaded)"))?;
+    let library: &'static Library = Box::leak(Box::new(library));
     // SAFETY: `cuInit`, `cuDriverGetVersion` and `cuDeviceGetCount` have had these C signatures since
     // CUDA 2.0; the symbols do not outlive `library`.
     let (init, version, count) = unsafe {

@@ -84,7 +84,10 @@ impl CudaProgram {
 impl Program for CudaProgram {
     fn submit(&self) -> Result<Ticket> {
         match &self.replay {
-            Some(replay) => replay.submit().map_err(|fault| self.context.error(&fault))?,
+            Some(replay) => {
+                let _whole = self.context.order.lock();
+                replay.submit().map_err(|fault| self.context.error(&fault))?
+            }
             None => self.run_serially()?,
         }
         Ok(self.context.ticket())

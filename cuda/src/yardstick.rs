@@ -9,6 +9,7 @@ use crate::find;
 use crate::probe;
 use libloading::Library;
 use std::ffi::{c_int, c_void};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A measured product `y[m,n] = x[m,k] · w[n,k]ᵀ` in bf16 with f32 accumulation.
@@ -71,8 +72,6 @@ pub struct Yardstick<'a> {
     gemm: GemmEx,
     destroy: Destroy,
     synchronize: Synchronize,
-    /// The functions above point into it, and into the driver, which is never unloaded.
-    _library: Library,
 }
 
 impl<'a> Yardstick<'a> {
@@ -83,16 +82,29 @@ impl<'a> Yardstick<'a> {
         }
         // A driver call makes its context current on this thread, where cuBLAS looks for it.
         driver.wait().map_err(|fault| fault.to_string())?;
-        // SAFETY: the candidates are files and names of cuBLAS, whose initialisers have no preconditions.
-        let blas = find::candidates(&find::CUBLAS, |name| std::env::var_os(name))
-            .into_iter()
-            .find_map(|path| unsafe { Library::new(path) }.ok());
-        let blas =
-            blas.ok_or("cuBLAS is not here: it comes with the CUDA toolkit or by `pip install nvidia-cublas-cu12`")?;
-        let cuda = &probe::library()?.library;
+        let mut reasons = vec!["cuBLAS comes with the CUDA toolkit or by `pip install nvidia-cublas-cu12`".to_string()];
+        for path in find::candidates(&find::CUBLAS, |name| std::env::var_os(name)) {
+            match Yardstick::with(driver, &path) {
+                Ok(yardstick) => return Ok(yardstick),
+                Err(why) if path.is_absolute() => reasons.push(format!("{}: {why}", path.display())),
+                // That the loader knows no such name says nothing.
+                Err(_) => {}
+            }
+        }
+        Err(reasons.join("; "))
+    }
+
+    fn with(driver: &'a dyn Driver, path: &Path) -> Result<Yardstick<'a>, String> {
+        // cuBLAS needs its other half, which lies beside it but not always where the loader looks.
+        let other = path.file_name().and_then(|file| file.to_str()).map(|file| file.replacen("cublas", "cublasLt", 1));
+        if let (true, Some(other)) = (path.is_absolute(), other) {
+            let _ = load(&path.with_file_name(other));
+        }
+        let blas = load(path)?;
+        let cuda = probe::library()?.library;
         let lacks = |e: libloading::Error| format!("cuBLAS lacks a function: {e}");
         // SAFETY: these C functions have had these signatures since cuBLAS 11 (cublas_api.h) and CUDA 2
-        // (cuda.h); the pointers are used only while the libraries are held.
+        // (cuda.h); neither library is ever unloaded.
         let (create, destroy, gemm, synchronize) = unsafe {
             (
                 *blas.get::<Create>(b"cublasCreate_v2\0").map_err(lacks)?,
@@ -105,7 +117,7 @@ impl<'a> Yardstick<'a> {
         // SAFETY: the pointer is valid for the call, and this thread has a current context.
         let status = unsafe { create(&raw mut handle) };
         check("cublasCreate", status)?;
-        Ok(Yardstick { driver, handle, gemm, destroy, synchronize, _library: blas })
+        Ok(Yardstick { driver, handle, gemm, destroy, synchronize })
     }
 
     /// Measures a product; weights rotate over more memory than a cache holds.
@@ -113,6 +125,8 @@ impl<'a> Yardstick<'a> {
         let copies = (256usize << 20).div_ceil(2 * n * k).clamp(1, 8);
         let mut memory = Vec::new();
         let time = self.series(m, n, k, copies, &mut memory);
+        // After an error cuBLAS may still be at work, in a stream that ours does not wait for.
+        let _ = self.synchronize();
         for address in memory {
             self.driver.free(address);
         }
@@ -210,6 +224,13 @@ impl Drop for Yardstick<'_> {
         // SAFETY: the handle is from `cublasCreate` and is not used again.
         let _ = unsafe { (self.destroy)(self.handle) };
     }
+}
+
+/// Opens a library for good: those of CUDA leave threads and exit handlers behind.
+fn load(path: &Path) -> Result<&'static Library, String> {
+    // SAFETY: the candidates are files and names of cuBLAS, whose initialisers have no preconditions.
+    let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
+    Ok(Box::leak(Box::new(library)))
 }
 
 fn check(function: &str, status: c_int) -> Result<(), String> {

@@ -248,25 +248,26 @@ fn non_finite_is_skipped(device: &Device) -> Result<(), Failed> {
     if next.applied() { Ok(()) } else { Err("the next step was not clean".into()) }
 }
 
-/// Masters are bit-equal at the start; afterwards a rounding may flip an activation code, so losses
-/// are held to 2e-2 over the 20 steps (the golden runs allow 0.06 between float32 and float64).
+/// Losses of 20 steps of a dense model, in which no code can flip, agree closely; of a ternary one, in
+/// which a code near a tie may differ by one and moves all that follows, roughly.
 fn training_agrees_with_the_cpu(device: &Device) -> Result<(), Failed> {
-    let seed = fresh_seed();
-    let config = small(Family::Tritter);
-    let batches = [batch(&mut Random::new(seed), 2, 24, config.vocab_size)];
-    let cpu = tritter_runtime::cpu::open();
-    let here = training(device, &config, 2, false)?.run(&batches, 20)?;
-    let there = training(&cpu, &config, 2, false)?.run(&batches, 20)?;
-    let fell = there[0].loss - there[19].loss;
-    if fell < 0.5 {
-        return Err(format!("seed {seed}: the loss fell by {fell} only: nothing was learnt").into());
+    for (family, first_bound, worst_bound) in [(Family::Llama, 1e-5, 1e-4), (Family::Tritter, 2e-3, 0.2)] {
+        let seed = fresh_seed();
+        let config = small(family);
+        let batches = [batch(&mut Random::new(seed), 2, 24, config.vocab_size)];
+        let cpu = tritter_runtime::cpu::open();
+        let here = training(device, &config, 2, false)?.run(&batches, 20)?;
+        let there = training(&cpu, &config, 2, false)?.run(&batches, 20)?;
+        let fell = there[0].loss - there[19].loss;
+        if fell < 0.5 {
+            return Err(format!("{family:?}, seed {seed}: the loss fell by {fell} only: nothing was learnt").into());
+        }
+        let pairs = here.iter().zip(&there).map(|(a, b)| (a.loss - b.loss).abs());
+        let worst = pairs.fold(0.0, f64::max);
+        let first = (here[0].loss - there[0].loss).abs();
+        if first > first_bound || worst > worst_bound {
+            return Err(format!("{family:?}, seed {seed}: first {first:e}, worst {worst:e}").into());
+        }
     }
-    let pairs = here.iter().zip(&there).map(|(a, b)| (a.loss - b.loss).abs());
-    let worst = pairs.fold(0.0, f64::max);
-    let first = (here[0].loss - there[0].loss).abs();
-    if first <= 1e-5 && worst <= 2e-2 {
-        Ok(())
-    } else {
-        Err(format!("seed {seed}: first {first:e}, worst {worst:e}").into())
-    }
+    Ok(())
 }

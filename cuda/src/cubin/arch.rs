@@ -42,9 +42,11 @@ impl Arch {
         self.major * 10 + self.minor
     }
 
-    /// Whether a card of this architecture runs cubins of `other`: same generation, not newer.
+    /// Whether a card of this architecture runs cubins of `other`: same generation, not newer, and not
+    /// those of desktop cards on an embedded one (8.7).
     pub fn runs(self, other: Arch) -> bool {
-        self.major == other.major && self.minor >= other.minor
+        let embedded = (self.major, self.minor) == (8, 7);
+        self == other || (self.major == other.major && self.minor >= other.minor && !embedded)
     }
 
     /// Those of `others` whose cubins run here, best first: its own, then the nearest older.
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn a_card_runs_its_own_generation_up_to_its_minor() {
         let ready = || READY.iter().copied();
-        assert_eq!(Arch::new(8, 7).runnable(ready()), archs(&[86, 80]));
+        assert_eq!(Arch::new(8, 7).runnable(ready()), []);
         assert_eq!(Arch::new(8, 9).runnable(ready()), archs(&[89, 86, 80]));
         assert_eq!(Arch::new(8, 0).runnable(ready()), archs(&[80]));
         assert_eq!(Arch::new(12, 1).runnable(ready()), archs(&[120]));

@@ -30,7 +30,9 @@ const LOST: &[CUresult] = &[
 
 /// The fault of a code that `function` answered with, in the driver's words where it has some.
 pub(super) fn of(code: u32, function: &str, words: Option<&str>, name: Option<&str>) -> Fault {
-    if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32 {
+    // Loading and launching can run out of memory as well; there the function's name says more.
+    let allocates = function.starts_with("cuMemAlloc") || function == "cuMemHostAlloc";
+    if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32 && allocates {
         return Fault::OutOfMemory;
     }
     let name = name.map_or_else(|| format!("error {code}"), str::to_string);
@@ -55,7 +57,8 @@ mod tests {
 
     #[test]
     fn codes_are_told_apart() {
-        assert_eq!(kind(2), "memory");
+        assert_eq!(of(2, "cuMemAllocFromPoolAsync", None, None), Fault::OutOfMemory);
+        assert_eq!(kind(2), "failed");
         // Illegal address, launch failure, ECC, illegal instruction, misaligned address, unknown.
         for code in [700, 719, 214, 715, 716, 999] {
             assert_eq!(kind(code), "lost", "{code}");

@@ -52,7 +52,14 @@ impl Memory {
         };
         let mut pool = null_mut();
         // SAFETY: the properties are whole, what drivers may add to them is 0; the handle is written.
-        unsafe { call!(context.api, cuMemPoolCreate(&raw mut pool, &raw const properties)) }?;
+        match unsafe { call!(context.api, cuMemPoolCreate(&raw mut pool, &raw const properties)) } {
+            // Some virtualised drivers say that they have pools and refuse to make one.
+            Err(Fault::Failed(why)) => {
+                tracing::debug!("memory without a pool: {why}");
+                return Ok(memory);
+            }
+            other => other?,
+        }
         memory.pool = Some(pool);
         // Nothing goes back to the system at a wait, only when the pool is trimmed or dropped.
         let mut keep = u64::MAX;
