@@ -43,7 +43,7 @@ __device__ __forceinline__ void attention_tiled(
     u32 stop = spans.end[BQ - 1];
     Incoming<C, D, BK, THREADS> incoming;
     auto start_keys = [&](float* tile, const C* x, u32 key) {
-        bool all = spans.all_see(key, key + BK);
+        bool all = spans.one_sees(key, key + BK);
         incoming.start(tile, x, p.d, wide, [&](u32 r) {
             bool take = all || spans.somebody_sees(key + r);
             return take ? x + ((u64)(key + r) * p.g + place.kv) * p.d : (const C*)nullptr;

@@ -47,7 +47,7 @@ __device__ __forceinline__ void attention_grad_q_tiled(
     u32 stop = spans.end[BQ - 1];
     Incoming<T, D, BK, THREADS> incoming;
     auto start_keys = [&](float* tile, const T* x, u32 key) {
-        bool all = spans.all_see(key, key + BK);
+        bool all = spans.one_sees(key, key + BK);
         incoming.start(tile, x, p.d, wide, [&](u32 r) {
             bool take = all || spans.somebody_sees(key + r);
             return take ? x + ((u64)(key + r) * p.g + place.kv) * p.d : (const T*)nullptr;
@@ -187,7 +187,7 @@ __device__ __forceinline__ void attention_grad_q_mma(
         }
     }
     copy_async_wait<0>();
-    __syncwarp();  // A warp's results take the place of its own queries.
+    __syncthreads();  // Without a key nobody has waited for the queries that other warps copy.
     queries.store(row, out[0], p.scale, p.scale);
     __syncwarp();
     queries.template write<16>(row, p.d, [&](u32 r) {

@@ -85,9 +85,10 @@ struct Spans {
         return s;
     }
 
-    // Does every row see the keys from .. to-1?
-    __device__ __forceinline__ bool all_see(u32 from, u32 to) const {
-        return first[N - 1] <= from && to <= end[0];
+    // Does the last row, or the first, see all keys from .. to-1? Then all of them are seen, and may be
+    // loaded without looking each up. Scores are masked row by row in any case.
+    __device__ __forceinline__ bool one_sees(u32 from, u32 to) const {
+        return (first[N - 1] <= from && to <= end[N - 1]) || (first[0] <= from && to <= end[0]);
     }
 
     // Does a row see this key? Among the rows that begin at or before the key the last ends last.

@@ -111,7 +111,7 @@ __device__ __forceinline__ void attention_flash(
         }
     }
     copy_async_wait<0>();
-    __syncwarp();  // A warp's results take the place of its own queries.
+    __syncthreads();  // Without a key nobody has waited for the queries that other warps copy.
 #pragma unroll
     for (u32 m = 0; m < M; m++) {
         float share[2];

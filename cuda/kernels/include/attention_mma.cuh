@@ -100,7 +100,7 @@ struct KeyLoader {
 
     __device__ __forceinline__ void keys(const Chunks<D>& tile, const bf16* x, u32 key) const {
         const bf16* from = x + key * stride + head;
-        if (spans.all_see(key, key + BK)) {
+        if (spans.one_sees(key, key + BK)) {
             tile.template load<BK, THREADS, BK>(x, d, [&](u32 r) { return from + r * stride; });
         } else {
             tile.template load<BK, THREADS, 1>(x, d, [&](u32 r) {

@@ -46,6 +46,7 @@ pub(crate) fn situations(size: Size) -> Vec<Situation> {
             situation("many heads of 64", [150, 9, 64, 150, 9], causal),
             situation("nine heads share, decode", [1, 9, 128, 600, 1], |_| (70, 599)),
             situation("decode of nine streams", [9, 4, 24, 560, 2], |i| (60 * i, 60 * i + 7 * i)),
+            situation("nobody sees a key", [150, 2, 64, 150, 2], |_| (9, 8)),
             situation("gaps, rows that see nothing", [8, 2, 256, 200, 1], |i| {
                 [(0, 1), (5, 3), (5, 80), (90, 89), (150, 150), (150, 190), (195, 190), (195, 195)][i as usize]
             }),
