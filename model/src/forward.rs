@@ -128,12 +128,12 @@ fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
             let scale = abs_mean(g, master)?;
             let codes = ternarize::ternarize(g, master, scale)?;
             let (q, s) = input.codes(g)?;
-            ternary_matmul::ternary_matmul(g, codes, scale, q, s, dtype)?
+            ternary_matmul::ternary_matmul(g, codes, (scale, 0), q, s, dtype)?
         }
         Matrix::Ternary { codes, scale } => {
             let (codes, scale) = (g.bind(codes), g.bind(scale));
             let (q, s) = input.codes(g)?;
-            ternary_matmul::ternary_matmul(g, codes, scale, q, s, dtype)?
+            ternary_matmul::ternary_matmul(g, codes, (scale, 0), q, s, dtype)?
         }
     };
     match &linear.bias {

@@ -18,7 +18,7 @@ fn main() {
 }
 
 fn measure(m: u32, n: u32, k: u32) {
-    let op = Op::from(TernaryMatmul { m, n, k, l: n, n0: 0 });
+    let op = Op::from(TernaryMatmul::whole(m, n, k));
     let specs = op.specs();
     let mut random = Random::new(1);
     // Codes 0..2: of two random bits each, the pair of both set becomes the pair of none.

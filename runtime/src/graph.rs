@@ -162,6 +162,13 @@ impl Graph {
                 self.error(format!("rows {first}+{count} of `{}` ({spec}) do not exist", self.value_name(value)))
             );
         }
+        // Interleaved rows can be cut only between groups.
+        let group = spec.dtype.row_group();
+        let end = first + count;
+        if !first.is_multiple_of(group) || end.next_multiple_of(group) > spec.rows().next_multiple_of(group) {
+            let message = format!("rows {first}+{count} of `{}` ({spec}): start at a multiple of {group}", self.value_name(value));
+            return Err(self.error(message));
+        }
         let part = Spec::new([count, spec.cols()], spec.dtype);
         Ok(self.part(value, part, first * spec.cols(), first as u64 * spec.row_bytes()))
     }

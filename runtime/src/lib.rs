@@ -13,6 +13,7 @@ pub mod error;
 pub mod gpu;
 pub mod gradient;
 pub mod graph;
+pub mod layout;
 pub mod op;
 pub mod open;
 pub mod ops;

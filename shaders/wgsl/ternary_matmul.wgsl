@@ -12,6 +12,8 @@ struct Params {
     k: u32,
     l: u32,
     n0: u32,
+    scales: u32,
+    scale: u32,
 }
 
 var<immediate> p: Params;
@@ -89,7 +91,7 @@ fn main(
     for (var a = 0u; a < 4u; a++) {
         let i = i0 + ti + 16u * a;
         if i < p.m {
-            let scale = xs[i] * ws[0];
+            let scale = xs[i] * ws[p.scale];
             for (var b = 0u; b < 4u; b++) {
                 let j = j0 + tj + 16u * b;
                 if j < p.n {

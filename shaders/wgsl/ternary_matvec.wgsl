@@ -13,6 +13,8 @@ struct Params {
     k: u32,
     l: u32,
     n0: u32,
+    scales: u32,
+    scale: u32,
 }
 
 //!if ROWS == 1
@@ -87,7 +89,7 @@ fn main(
     }
     if lane == 0u && j < p.n {
         for (var i = 0u; i < min(ROWS, p.m - i0); i++) {
-            let scale = xs[i0 + i] * ws[0];
+            let scale = xs[i0 + i] * ws[p.scale];
             y[(i0 + i) * p.l + p.n0 + j] = f32(partial[i * 256u + lid]) * scale;
         }
     }

@@ -79,7 +79,7 @@ fn run(wanted: Wanted) -> Result<usize, String> {
 fn check(device: &Device, row: &Row, variant: Option<&str>, seed: u64) -> usize {
     let (mut failed, mut ran) = (0, 0);
     let start = Instant::now();
-    for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases) {
+    for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases).filter(|case| case.fits(device.caps())) {
         let variants = case.op.cuda(&case.specs(), device.caps());
         if variant.is_some_and(|name| variants.iter().all(|choice| choice.variant != name)) {
             continue;

@@ -26,7 +26,7 @@ pub(super) fn compare(case: &Case, inputs: &[Vec<f64>], expected: &[RefTensor], 
         }
         let outcome = match tolerance {
             Tolerance::Exact => exact(&expected[i], &stored.words),
-            Tolerance::OneCode { .. } if matches!(spec.dtype, DType::I8 | DType::T2) => {
+            Tolerance::OneCode { .. } if spec.dtype == DType::I8 || spec.dtype.is_ternary() => {
                 codes(&expected[i], stored, &preimage(case, inputs, expected, i))
             }
             Tolerance::OneCode { float: max } | Tolerance::Float { max, .. } => {

@@ -35,7 +35,9 @@ impl Guarded {
             Placement::Aligned => (ALIGN / gcd(spec.row_bytes(), ALIGN)) as usize,
             Placement::Sliced => 1,
         };
-        let shape = [spec.rows() + 2 * guard_rows, spec.cols()];
+        let group = spec.dtype.row_group();
+        let guard_rows = guard_rows.next_multiple_of(group);
+        let shape = [spec.rows().next_multiple_of(group) + 2 * guard_rows, spec.cols()];
         Guarded { tensor: Tensor::state(format!("operand {index}"), shape, spec.dtype), spec: spec.clone(), guard_rows }
     }
 

@@ -105,7 +105,7 @@ pub fn check_rows(
     let (mut passed, mut failed) = (0, 0);
     let sizes = [Size::Small, Size::Ragged];
     let cases = Row::all().iter().flat_map(|row| sizes.into_iter().flat_map(row.cases));
-    for case in cases.filter(|case| wanted(case)) {
+    for case in cases.filter(|case| case.fits(device.caps()) && wanted(case)) {
         for placement in [Placement::Aligned, Placement::Sliced] {
             let finding = match check_placed(device, &case, seed, placement) {
                 Ok(finding) => finding,
@@ -127,7 +127,7 @@ pub fn check_rows(
 /// after the first run and after the last: equal, or something grows.
 pub fn check_replays(device: &Device, times: usize) -> Result<(MemoryUse, MemoryUse)> {
     let mut graph = Graph::new("replays");
-    for case in Row::all().iter().filter_map(|row| (row.cases)(Size::Small).into_iter().next()) {
+    for case in Row::all().iter().filter_map(|row| (row.cases)(Size::Small).into_iter().find(|case| case.fits(device.caps()))) {
         let inputs = values(&case, 1);
         let operands = case.specs().into_iter().zip(&inputs).enumerate();
         let bound = operands.map(|(i, (spec, input))| {

@@ -4,6 +4,7 @@ pub mod math;
 mod memory;
 pub mod parallel;
 mod program;
+pub(crate) mod ternary;
 
 use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
 use crate::dtype::{DType, Spec};

@@ -6,6 +6,14 @@
 /// Elements below which a kernel stays on one thread: waking another costs a few microseconds.
 pub const WORTH: usize = 16 * 1024;
 
+/// Threads that share the work of a kernel.
+pub fn threads() -> usize {
+    #[cfg(not(target_arch = "wasm32"))]
+    return rayon::current_num_threads();
+    #[cfg(target_arch = "wasm32")]
+    1
+}
+
 /// Calls `f(i, row)` for every `width` elements of `y`; `work` is the cost of one row in
 /// elements touched.
 pub fn rows<T: Send>(y: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {

@@ -1,5 +1,6 @@
 //! Test cases: one object that serves correctness, gradient, benches and support listing.
 
+use crate::device::Caps;
 use crate::dtype::{DType, Spec};
 use crate::op::Op;
 use crate::random::Random;
@@ -57,7 +58,7 @@ pub struct Case {
 
 impl Case {
     /// A case with the signature's first dtypes and fitting random values: `f32`/`f16`/`bf16` standard
-    /// normal, `i8` in ±127, `t2` in {-1, 0, 1}, `u32` zero.
+    /// normal, `i8` in ±127, `i6` and `i4` in all their range, ternary codes in {-1, 0, 1}, `u32` zero.
     pub fn new(label: impl Into<String>, op: impl Into<Op>) -> Case {
         let op = op.into();
         let operands = op.specs().into_iter();
@@ -101,6 +102,11 @@ impl Case {
         self.operands.iter().map(|o| o.spec.clone()).collect()
     }
 
+    /// Is it for such a device? Interleaved layouts are for the CPU alone.
+    pub fn fits(&self, caps: &Caps) -> bool {
+        caps.backend == "cpu" || !self.operands.iter().any(|o| o.spec.dtype.only_cpu())
+    }
+
     /// Values of operand `i` for a seed.
     pub fn values(&self, i: usize, random: &mut Random) -> Vec<f64> {
         let operand = &self.operands[i];
@@ -141,7 +147,9 @@ fn default_fill(dtype: DType) -> Fill {
     match dtype {
         DType::F32 | DType::F16 | DType::Bf16 => Fill::Normal(1.0),
         DType::I8 => Fill::Integers(-127, 128),
-        DType::T2 => Fill::Integers(-1, 2),
+        DType::I6 => Fill::Integers(-32, 32),
+        DType::I4 => Fill::Integers(-8, 8),
+        DType::T2 | DType::T1 | DType::T2x16 | DType::T1x16 => Fill::Integers(-1, 2),
         DType::U32 => Fill::Constant(0.0),
     }
 }

@@ -94,9 +94,12 @@ macro_rules! rows {
             }
 
             /// WGSL variants that take these operands, best first. This is the one place that keeps bf16
-            /// operands away from shaders that read f32.
+            /// operands away from shaders that read f32, and layouts of the CPU away from all of them.
             pub fn wgsl(&self, operands: &[Spec]) -> Vec<Choice> {
                 let bf16 = operands.iter().any(|s| s.dtype == DType::Bf16);
+                if operands.iter().any(|s| s.dtype.only_cpu()) {
+                    return Vec::new();
+                }
                 match self {
                     $(Op::$name(op) => {
                         let variants = if bf16 { $module::$name::WGSL_BF16 } else { $module::$name::WGSL };
@@ -107,6 +110,9 @@ macro_rules! rows {
 
             /// CUDA variants that take these operands on a device, best first.
             pub fn cuda(&self, operands: &[Spec], caps: &Caps) -> Vec<CudaChoice> {
+                if operands.iter().any(|s| s.dtype.only_cpu()) {
+                    return Vec::new();
+                }
                 match self {
                     $(Op::$name(op) => {
                         $module::$name::CUDA.iter().filter_map(|v| v.choose(op, operands, caps)).collect()

@@ -26,7 +26,7 @@ pub(super) const VARIANTS: &[Cuda<TernaryMatmul>] = &[
         ],
         hot: true,
         align: 16,
-        when: |op, _| op.m <= FEW && op.k % 64 == 0 && tokens(op) > 0,
+        when: |op, s| s[0].dtype == DType::T2 && op.m <= FEW && op.k % 64 == 0 && tokens(op) > 0,
         launch: |op, operands, _| matvec(op, operands).into(),
     },
     Cuda {
@@ -39,7 +39,7 @@ pub(super) const VARIANTS: &[Cuda<TernaryMatmul>] = &[
         ],
         hot: true,
         align: 16,
-        when: |op, _| op.k % 64 == 0,
+        when: |op, s| s[0].dtype == DType::T2 && op.k % 64 == 0,
         launch: |op, operands, caps| {
             let (tile, entry) = if large_tiles(op, caps) {
                 (128, of_dtype(operands, "ternary_matmul_mma128_f32", "ternary_matmul_mma128_bf16"))
@@ -54,7 +54,7 @@ pub(super) const VARIANTS: &[Cuda<TernaryMatmul>] = &[
         entries: &["ternary_matmul_mma64_words_f32", "ternary_matmul_mma64_words_bf16"],
         hot: true,
         align: 16,
-        when: |op, _| op.m > FEW,
+        when: |op, s| s[0].dtype == DType::T2 && op.m > FEW,
         launch: |op, operands, _| {
             let entry = of_dtype(operands, "ternary_matmul_mma64_words_f32", "ternary_matmul_mma64_words_bf16");
             CudaKernel::new(entry, tiles(op, 64), 128).into()
@@ -65,7 +65,7 @@ pub(super) const VARIANTS: &[Cuda<TernaryMatmul>] = &[
         entries: &["ternary_matmul_plain_f32", "ternary_matmul_plain_bf16"],
         hot: false,
         align: 4,
-        when: |_, _| true,
+        when: |_, s| s[0].dtype == DType::T2,
         launch: |op, operands, _| {
             let entry = of_dtype(operands, "ternary_matmul_plain_f32", "ternary_matmul_plain_bf16");
             let groups = (op.m as usize).div_ceil(4).min(65_535);

@@ -4,18 +4,11 @@
 //! device, so equal codes and scales give equal bits. Gradients of codes are those of the
 //! dequantised values: `dX̂ = dY · Ŵ`, `dŴ += dYᵀ · X̂`.
 
-mod cpu;
 mod cuda;
 
-#[cfg(target_arch = "aarch64")]
-#[allow(unsafe_code)]
-mod arm;
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-mod x86;
-
+use crate::cpu::ternary::{Activations, Columns, Path, Weights, product};
 use crate::dtype::{DType, Spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
@@ -42,18 +35,37 @@ pub struct TernaryMatmul {
     pub l: u32,
     /// Column of `y` where the first row of `w` goes: 0, or more in a piece of a cut op.
     pub n0: u32,
+    /// Scales in `ws`: matrices that lie one below the other share one tensor of them.
+    pub scales: u32,
+    /// The scale that is this matrix's.
+    pub scale: u32,
 }
 
-/// Records `y[m,n]`, in f32 or bf16, of weights `w[n,k]` with scale `ws[1]` and activations `x[m,k]` with
+impl TernaryMatmul {
+    /// The product of whole `w[n,k]`, with a scale of its own, and `x[m,k]`.
+    pub fn whole(m: u32, n: u32, k: u32) -> Self {
+        TernaryMatmul { m, n, k, l: n, n0: 0, scales: 1, scale: 0 }
+    }
+}
+
+/// Records `y[m,n]`, in f32 or bf16, of weights `w[n,k]` with scale `ws[scale]` and activations `x[m,k]` with
 /// scales `xs[m]`.
-pub fn ternary_matmul(g: &mut Graph, w: Value, ws: Value, x: Value, xs: Value, dtype: DType) -> Result<Value> {
+pub fn ternary_matmul(
+    g: &mut Graph,
+    w: Value,
+    (ws, scale): (Value, usize),
+    x: Value,
+    xs: Value,
+    dtype: DType,
+) -> Result<Value> {
     let (m, n, k) = (g.spec(x).rows() as u32, g.spec(w).rows() as u32, g.spec(w).cols() as u32);
-    g.apply_to(TernaryMatmul { m, n, k, l: n, n0: 0 }, &[w, ws, x, xs], dtype)
+    let (scales, scale) = (g.spec(ws).elements() as u32, scale as u32);
+    g.apply_to(TernaryMatmul { scales, scale, ..TernaryMatmul::whole(m, n, k) }, &[w, ws, x, xs], dtype)
 }
 
 impl Kernel for TernaryMatmul {
     const NAME: &'static str = "ternary_matmul";
-    const SIGNATURE: &'static str = "w[n,k]:t2 ws[1]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32|bf16";
+    const SIGNATURE: &'static str = "w[n,k]:t2|t1|t2x16|t1x16 ws[c]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["ws", "xs"];
     const WGSL: &'static [Wgsl<Self>] = &[
@@ -62,7 +74,7 @@ impl Kernel for TernaryMatmul {
             file: "ternary_matvec",
             needs: Needs::NONE,
             defines: &[("ROWS", 1)],
-            when: |op, _| op.m == 1,
+            when: |op, operands| op.m == 1 && operands[0].dtype == DType::T2,
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
         },
         Wgsl {
@@ -70,7 +82,7 @@ impl Kernel for TernaryMatmul {
             file: "ternary_matvec",
             needs: Needs::NONE,
             defines: &[("ROWS", 4)],
-            when: |op, _| op.m > 1 && op.m <= 8,
+            when: |op, operands| op.m > 1 && op.m <= 8 && operands[0].dtype == DType::T2,
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(8) * (op.m as usize).div_ceil(4)),
         },
         Wgsl {
@@ -78,19 +90,22 @@ impl Kernel for TernaryMatmul {
             file: "ternary_matmul",
             needs: Needs::NONE,
             defines: &[],
-            when: |_, _| true,
+            when: |_, operands| operands[0].dtype == DType::T2,
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(64) * (op.m as usize).div_ceil(64)),
         },
     ];
     const CUDA: &'static [Cuda<Self>] = cuda::VARIANTS;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
-        vec![("m", self.m as usize), ("n", self.n as usize), ("k", self.k as usize), ("l", self.l as usize)]
+        vec![("m", self.m as usize), ("n", self.n as usize), ("k", self.k as usize), ("l", self.l as usize), ("c", self.scales as usize)]
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         if self.l != self.n || self.n0 != 0 {
             return Err(format!("ternary_matmul: columns {}+{} of {} are for pieces only", self.n0, self.n, self.l));
+        }
+        if self.scale >= self.scales {
+            return Err(format!("ternary_matmul: there is no scale {} among {}", self.scale, self.scales));
         }
         if self.k > LONGEST {
             return Err(format!("ternary_matmul: k is {}, but sums are exact up to {LONGEST} only", self.k));
@@ -103,15 +118,18 @@ impl Kernel for TernaryMatmul {
         for i in 0..self.m as usize {
             for j in 0..self.n as usize {
                 let sum: f64 = w.row(j).iter().zip(x.row(i)).map(|(w, x)| w * x).sum();
-                y.data[i * self.l as usize + self.n0 as usize + j] = sum * (xs.data[i] * ws.data[0]);
+                y.data[i * self.l as usize + self.n0 as usize + j] = sum * (xs.data[i] * ws.data[self.scale as usize]);
             }
         }
     }
 
     fn cpu(&self, mut args: Args<'_>) {
-        let (w, ws) = (args.read::<u8>(0), args.read::<f32>(1)[0]);
-        let (x, xs) = (args.read::<u32>(2), args.read::<f32>(3));
-        cpu::matmul(cpu::Path::best(), self, &cpu::Inputs { w, ws, x, xs }, args.write::<f32>(4));
+        let (n, k, path) = (self.n as usize, self.k as usize, Path::best());
+        let w = Weights::new(args.read(0), args.spec(0).dtype, n, k);
+        let ws = args.read::<f32>(1)[self.scale as usize];
+        let x = Activations::new(path, args.read(2), k, &w);
+        let to = Columns { n0: self.n0 as usize, l: self.l as usize };
+        product(path, &w, &x, args.read(3), |_| ws, to, args.write(4));
     }
 
     fn operations(&self) -> u64 {
@@ -147,7 +165,7 @@ impl Kernel for TernaryMatmul {
             Size::Bench => &[(1, 768, 768), (512, 768, 768), (512, 2048, 768), (1, 6912, 2560), (512, 2560, 6912)],
         };
         let case = |&(m, n, k): &(u32, u32, u32)| {
-            Case::new(format!("{m}x{n}x{k}"), TernaryMatmul { m, n, k, l: n, n0: 0 })
+            Case::new(format!("{m}x{n}x{k}"), TernaryMatmul::whole(m, n, k))
                 .scaled_by("w", "ws")
                 .scaled_by("x", "xs")
                 .fill("ws", Fill::Uniform(0.5, 2.0))
@@ -166,7 +184,17 @@ impl Kernel for TernaryMatmul {
                 extreme.label = format!("{} largest codes", extreme.label);
                 cases.push(extreme);
             }
+            let mut shared = case(&(3, 37, 100));
+            shared.op = TernaryMatmul { scales: 3, scale: 1, ..TernaryMatmul::whole(3, 37, 100) }.into();
+            shared.operands[1].spec.shape = vec![3];
+            cases.push(Case { label: "one of three scales".into(), ..shared });
         }
+        let others = [DType::T1, DType::T2x16, DType::T1x16].into_iter().flat_map(|dtype| {
+            let recast = |case: &Case| Case { label: format!("{} {dtype}", case.label), ..case.clone().dtype("w", dtype) };
+            cases.iter().map(recast).collect::<Vec<_>>()
+        });
+        let others: Vec<Case> = others.collect();
+        cases.extend(others);
         cases
     }
 
@@ -174,6 +202,10 @@ impl Kernel for TernaryMatmul {
         let Some(dy) = cx.upstream(4) else { return Ok(()) };
         let (w, ws, x, xs) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.operand(3));
         let dtype = cx.graph.spec(dy).dtype;
+        if self.scales != 1 || cx.graph.spec(w).dtype != DType::T2 {
+            let message = "ternary_matmul: only `t2` weights with one scale have a gradient".to_string();
+            return Err(Error::Record { graph: cx.graph.name().into(), message });
+        }
         if cx.wanted(2) {
             let values = dequantize_ternary(cx.graph, w, ws, dtype)?;
             let dx = matmul_nn(cx.graph, dy, values)?;
@@ -189,7 +221,7 @@ impl Kernel for TernaryMatmul {
 
     fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Self>>> {
         let [w, _, x, xs, y] = operands else { return None };
-        if x.bytes().max(xs.bytes()).max(y.bytes()) > limit {
+        if w.dtype.only_cpu() || x.bytes().max(xs.bytes()).max(y.bytes()) > limit {
             return None;
         }
         let (m, n) = (self.m as usize, self.n as usize);
@@ -199,7 +231,7 @@ impl Kernel for TernaryMatmul {
         let pieces = (0..n).step_by(most.max(1)).map(|first| {
             let count = most.min(n - first);
             let op = TernaryMatmul { n: count as u32, n0: self.n0 + first as u32, ..*self };
-            Piece { op, rows: vec![(first, count), (0, 1), (0, m), (0, 1), (0, m)] }
+            Piece { op, rows: vec![(first, count), (0, self.scales as usize), (0, m), (0, 1), (0, m)] }
         });
         (most > 0).then(|| pieces.collect())
     }
