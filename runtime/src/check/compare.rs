@@ -88,12 +88,13 @@ fn padding(expected: &RefTensor, stored: &Stored, got: &[f64]) -> Option<String>
     (encode(&expected.spec, got) != stored.words).then(|| "row padding is not what the layout asks for".into())
 }
 
-/// Storing rounds to the nearest: half a unit of 8 significant bits is at most 2^-8 of the value. Twice
+/// Storing rounds to the nearest: half a unit of 8 significant bits (11 of f16) is at most 2^-8 of the value. Twice
 /// that, because a value that is a little off may round to the other neighbour, and because kernels
 /// that multiply on matrix units round what they make on the way (weights of attention) as well.
 fn rounding(dtype: DType) -> f64 {
     match dtype {
         DType::Bf16 => 2f64.powi(-7),
+        DType::F16 => 2f64.powi(-10),
         _ => 0.0,
     }
 }

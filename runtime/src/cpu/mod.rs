@@ -5,9 +5,10 @@ mod memory;
 pub mod parallel;
 mod program;
 pub(crate) mod ternary;
+pub(crate) mod weights;
 
 use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
-use crate::dtype::{DType, Spec};
+use crate::dtype::Spec;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::op::Op;
@@ -106,9 +107,8 @@ impl Backend for Cpu {
     }
 
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support {
-        let bf16 = operands.iter().any(|s| s.dtype == DType::Bf16);
         match op.check_operands(operands) {
-            Ok(()) if bf16 && !op.row().cpu_bf16 => Support::Missing("the CPU kernel takes no bf16".into()),
+            Ok(()) if !(op.row().cpu_takes)(operands) => Support::Missing("the CPU kernel takes no bf16".into()),
             Ok(()) => Support::Variant("cpu"),
             Err(e) => Support::Missing(e.to_string()),
         }

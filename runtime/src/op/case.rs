@@ -143,7 +143,8 @@ pub(super) fn with_bf16(mut cases: Vec<Case>) -> Vec<Case> {
     cases
 }
 
-fn default_fill(dtype: DType) -> Fill {
+/// Random values that fit a dtype.
+pub(crate) fn default_fill(dtype: DType) -> Fill {
     match dtype {
         DType::F32 | DType::F16 | DType::Bf16 => Fill::Normal(1.0),
         DType::I8 => Fill::Integers(-127, 128),

@@ -12,6 +12,7 @@ mod shader;
 mod signature;
 
 pub use args::Args;
+pub(crate) use case::default_fill as case_fill;
 pub use case::{Case, Fill, Operand as CaseOperand, Size};
 pub use cuda::{Cuda, CudaChoice, CudaKernel, CudaLaunch, CudaRow};
 pub use shader::{Choice, Launch, Needs, Wgsl, fold_groups};
@@ -92,8 +93,6 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// WGSL variants for operands of which some are in bf16, best first. Where there is none, such
     /// operands go through f32 ([`Graph::widened`](crate::graph::Graph::widened)).
     const WGSL_BF16: &'static [Wgsl<Self>] = &[];
-    /// Does the CPU kernel read and write bf16 operands itself? If not it never sees one.
-    const CPU_BF16: bool = false;
     /// CUDA variants, best first; the last one takes all operands that the signature allows.
     const CUDA: &'static [Cuda<Self>];
 
@@ -109,6 +108,11 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
     /// either all are or none is.
     fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
         all_or_none(&Row::of::<Self>().signature, operands)
+    }
+
+    /// Does the CPU kernel take operands of these dtypes itself? By default it takes no bf16.
+    fn cpu_takes(operands: &[Spec]) -> bool {
+        operands.iter().all(|s| s.dtype != DType::Bf16)
     }
 
     /// The definition: f64 in, f64 out, in the order of the signature.
@@ -183,8 +187,8 @@ pub struct Row {
     pub constant: &'static [&'static str],
     /// Names of the WGSL variants, best first, those for bf16 last.
     pub wgsl: Vec<&'static str>,
-    /// See [`Kernel::CPU_BF16`].
-    pub cpu_bf16: bool,
+    /// See [`Kernel::cpu_takes`].
+    pub cpu_takes: fn(&[Spec]) -> bool,
     /// See [`Kernel::check_dtypes`].
     pub check_dtypes: fn(&[Spec]) -> std::result::Result<(), String>,
     /// CUDA variants, best first.
@@ -204,7 +208,7 @@ impl Row {
             saved: K::SAVED,
             constant: K::CONSTANT,
             wgsl: K::WGSL.iter().chain(K::WGSL_BF16).map(|v| v.name).collect(),
-            cpu_bf16: K::CPU_BF16,
+            cpu_takes: K::cpu_takes,
             check_dtypes: K::check_dtypes,
             cuda: K::CUDA.iter().map(Cuda::row).collect(),
             cases: |size| case::with_bf16(K::cases(size)),

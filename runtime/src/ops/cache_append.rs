@@ -50,6 +50,19 @@ fn is(dtype: DType, operands: &[Spec]) -> bool {
     operands.get(2).is_some_and(|s| s.dtype == dtype)
 }
 
+/// Writes one row, unless its place is past the end.
+pub(super) fn append_row(dtype: DType, cache: &mut [u32], pos: u32, x: &[f32]) {
+    let words = dtype.row_bytes(x.len()) / 4;
+    let Some(row) = cache.chunks_exact_mut(words).nth(pos as usize) else { return };
+    if dtype == DType::F16 {
+        let (values, padding) = bytemuck::cast_slice_mut::<u32, f16>(row).split_at_mut(x.len());
+        values.convert_from_f32_slice(x);
+        padding.fill(f16::ZERO);
+    } else {
+        bytemuck::cast_slice_mut(row).copy_from_slice(x);
+    }
+}
+
 impl Kernel for CacheAppend {
     const NAME: &'static str = "cache_append";
     const SIGNATURE: &'static str = "x[m,c]:f32 pos[m]:u32 -> &cache[t,c]:f32|f16";
@@ -110,21 +123,9 @@ impl Kernel for CacheAppend {
     fn cpu(&self, mut args: Args<'_>) {
         let c = self.c as usize;
         let (x, pos) = (args.read::<f32>(0), args.read::<u32>(1));
-        let rows = || pos.iter().zip(x.chunks_exact(c)).filter(|(p, _)| **p < self.t);
-        if args.spec(2).dtype == DType::F16 {
-            let width = DType::F16.padded(c);
-            let cache = args.write::<f16>(2);
-            for (&p, x) in rows() {
-                let row = &mut cache[p as usize * width..(p as usize + 1) * width];
-                row[..c].convert_from_f32_slice(x);
-                row[c..].fill(f16::ZERO);
-            }
-        } else {
-            let cache = args.write::<f32>(2);
-            for (&p, x) in rows() {
-                cache[p as usize * c..(p as usize + 1) * c].copy_from_slice(x);
-            }
-        }
+        let dtype = args.spec(2).dtype;
+        let cache = args.write::<u32>(2);
+        pos.iter().zip(x.chunks_exact(c)).for_each(|(&p, x)| append_row(dtype, cache, p, x));
     }
 
     fn operations(&self) -> u64 {

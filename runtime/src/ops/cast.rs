@@ -64,7 +64,9 @@ impl Kernel for Cast {
             launch: |op, _| Launch::groups((op.m as usize * (op.k as usize).div_ceil(2)).div_ceil(256)),
         },
     ];
-    const CPU_BF16: bool = true;
+    fn cpu_takes(_operands: &[Spec]) -> bool {
+        true
+    }
     const CUDA: &'static [Cuda<Self>] = &[Cuda {
         name: "plain",
         entries: &["cast_bf16_f32", "cast_f32_bf16"],

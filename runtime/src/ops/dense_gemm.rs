@@ -8,13 +8,13 @@
 
 /// A matrix in a slice: element `(i, j)` is `data[i·row + j·col]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     /// Elements.
-    pub(super) data: &'a [f32],
+    pub(crate) data: &'a [f32],
     /// Step from row to row.
-    pub(super) row: usize,
+    pub(crate) row: usize,
     /// Step from column to column.
-    pub(super) col: usize,
+    pub(crate) col: usize,
 }
 
 impl Matrix<'_> {
@@ -27,18 +27,18 @@ impl Matrix<'_> {
 
 /// Extents of one product.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Extents {
+pub(crate) struct Extents {
     /// Rows of `A` and `y`.
-    pub(super) m: usize,
+    pub(crate) m: usize,
     /// Columns of `B` and `y`.
-    pub(super) n: usize,
+    pub(crate) n: usize,
     /// Columns of `A`, rows of `B`.
-    pub(super) depth: usize,
+    pub(crate) depth: usize,
 }
 
 /// `y[m,n] = A[m,depth] · B[depth,n]`, or `+=` with `add`; row `i` of `y` begins at `i·stride`.
 /// Does nothing if a matrix does not lie in its slice (the signature's check rules that out).
-pub(super) fn gemm(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
+pub(crate) fn gemm(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: Matrix<'_>, add: bool) {
     let y_holds = stride >= e.n && Matrix { data: y, row: stride, col: 1 }.holds(e.m, e.n);
     if !(y_holds && a.holds(e.m, e.depth) && b.holds(e.depth, e.n)) {
         debug_assert!(false, "a matrix lies outside its slice: {e:?}");
@@ -111,14 +111,14 @@ fn plain(y: &mut [f32], stride: usize, e: Extents, a: Matrix<'_>, b: Matrix<'_>,
 }
 
 /// `y += s · x`.
-pub(super) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
+pub(crate) fn axpy(y: &mut [f32], s: f32, x: &[f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y += s * x;
     }
 }
 
 /// Dot product in 32 lanes, lanes added pairwise in the end.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 32;
     let mut lanes = [0f32; LANES];
     let (a, a_rest) = a.as_chunks::<LANES>();

@@ -61,6 +61,21 @@ pub(crate) fn sigmoid(g: f32) -> f32 {
     numerator / (1.0 + e)
 }
 
+/// One row of `act(gate) · up`.
+pub(super) fn gate_row(kind: u32, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    let inputs = gate.iter().zip(up);
+    if kind == 0 {
+        for (y, (&g, &u)) in y.iter_mut().zip(inputs) {
+            let g = g.max(0.0);
+            *y = g * g * u;
+        }
+    } else {
+        for (y, (&g, &u)) in y.iter_mut().zip(inputs) {
+            *y = g * sigmoid(g) * u;
+        }
+    }
+}
+
 /// Refuses kinds that there are not.
 pub(crate) fn check_kind(name: &str, kind: u32) -> std::result::Result<(), String> {
     match kind {
@@ -127,17 +142,7 @@ impl Kernel for Gate {
         let k = self.k as usize;
         let (gate, up) = (args.read::<f32>(0), args.read::<f32>(1));
         parallel::rows(args.write::<f32>(2), k, 4 * k, |i, y| {
-            let inputs = gate[i * k..(i + 1) * k].iter().zip(&up[i * k..(i + 1) * k]);
-            if self.kind == 0 {
-                for (y, (&g, &u)) in y.iter_mut().zip(inputs) {
-                    let g = g.max(0.0);
-                    *y = g * g * u;
-                }
-            } else {
-                for (y, (&g, &u)) in y.iter_mut().zip(inputs) {
-                    *y = g * sigmoid(g) * u;
-                }
-            }
+            gate_row(self.kind, &gate[i * k..(i + 1) * k], &up[i * k..(i + 1) * k], y);
         });
     }
 

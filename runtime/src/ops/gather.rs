@@ -1,13 +1,14 @@
 //! Embedding lookup: row `i` of `y[m,d]` is row `ids[i]` of `table[v,d]`; an id past the table
-//! gives zeros.
+//! gives zeros. A table kept in f16 or bf16 is widened to f32; no gradient flows to it.
 //!
 //! A piece of a cut op binds rows `row0..row0+v` of a table of `total` rows and writes the tokens
 //! whose id lies there; the first piece also writes the zeros. Recorded ops have `row0 = 0` and
 //! `total = v`.
 
 use crate::cpu::parallel;
+use crate::cpu::weights::Stored;
 use crate::dtype::{DType, Spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
@@ -39,14 +40,14 @@ pub fn gather(g: &mut Graph, table: Value, ids: Value, dtype: DType) -> Result<V
 
 impl Kernel for Gather {
     const NAME: &'static str = "gather";
-    const SIGNATURE: &'static str = "table[v,d]:f32 ids[m]:u32 -> y[m,d]:f32|bf16";
+    const SIGNATURE: &'static str = "table[v,d]:f32|f16|bf16 ids[m]:u32 -> y[m,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",
         file: "gather",
         needs: Needs::NONE,
         defines: &[],
-        when: |_, _| true,
+        when: |_, operands| operands[0].dtype == DType::F32,
         launch: |op, _| Launch::groups((op.m as usize * op.d as usize).div_ceil(256)),
     }];
 
@@ -55,7 +56,7 @@ impl Kernel for Gather {
         entries: &["gather_f32", "gather_bf16"],
         hot: true,
         align: 4,
-        when: |_, _| true,
+        when: |_, operands| operands[0].dtype == DType::F32,
         launch: |_, t, _| elementwise::cuda_for(&t[2], ["gather_f32", "gather_bf16"]),
     }];
 
@@ -66,6 +67,19 @@ impl Kernel for Gather {
     fn check(&self) -> std::result::Result<(), String> {
         let whole = self.row0 == 0 && self.total == self.v;
         whole.then_some(()).ok_or_else(|| "a recorded lookup binds the whole table: row0 = 0 and total = v".into())
+    }
+
+    fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
+        match operands {
+            [table, _, y] if table.dtype != DType::F32 && y.dtype != DType::F32 => {
+                Err(format!("a table in {} gives rows in f32, not {}", table.dtype, y.dtype))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn cpu_takes(operands: &[Spec]) -> bool {
+        operands[2].dtype != DType::Bf16
     }
 
     fn reference(&self, t: &mut [RefTensor]) {
@@ -83,12 +97,19 @@ impl Kernel for Gather {
 
     fn cpu(&self, mut args: Args<'_>) {
         let d = self.d as usize;
-        let (table, ids) = (args.read::<f32>(0), args.read::<u32>(1));
+        let ids = args.read::<u32>(1);
+        let (wide, narrow) = match args.spec(0).dtype {
+            DType::F32 => (args.read::<f32>(0), None),
+            _ => (&[][..], Some(Stored::floats(args.spec(0), args.read(0)))),
+        };
         parallel::rows(args.write::<f32>(2), d, d, |i, y| {
             // Ids before the window wrap to large numbers.
             let row = ids[i].wrapping_sub(self.row0);
             if row < self.v {
-                y.copy_from_slice(&table[row as usize * d..][..d]);
+                match &narrow {
+                    Some(table) => table.widen(row as usize, y),
+                    None => y.copy_from_slice(&wide[row as usize * d..][..d]),
+                }
             } else if self.row0 == 0 && ids[i] >= self.total {
                 y.fill(0.0);
             }
@@ -100,7 +121,7 @@ impl Kernel for Gather {
     }
 
     fn traffic(&self, operands: &[Spec]) -> (u64, u64) {
-        let rows = 4 * u64::from(self.m) * u64::from(self.d);
+        let rows = u64::from(self.m) * operands.first().map_or(0, Spec::row_bytes);
         (rows + 4 * u64::from(self.m), operands.last().map_or(rows, Spec::bytes))
     }
 
@@ -114,11 +135,23 @@ impl Kernel for Gather {
             let ids = Fill::Integers(0, i64::from(v) + 2);
             Case::new(format!("{m}x{d} of {v}"), Gather { m, d, v, row0: 0, total: v }).fill("ids", ids)
         };
-        shapes(size).into_iter().map(case).collect()
+        let f32: Vec<Case> = shapes(size).into_iter().map(case).collect();
+        let of = |operand: &'static str, dtype: DType| {
+            let label = move |case: &Case| format!("{} {operand} {dtype}", case.label);
+            f32.iter().map(move |case| Case { label: label(case), ..case.clone().dtype(operand, dtype) })
+        };
+        let others = of("y", DType::Bf16).chain(of("table", DType::F16)).chain(of("table", DType::Bf16));
+        let others: Vec<Case> = others.collect();
+        f32.into_iter().chain(others).collect()
     }
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         if let (Some(dy), true) = (cx.upstream(2), cx.wanted(0)) {
+            let table = cx.operand(0);
+            if cx.graph.spec(table).dtype != DType::F32 {
+                let message = "no gradient flows to a table kept in 16 bits".to_string();
+                return Err(Error::Record { graph: cx.graph.name().into(), message });
+            }
             let (ids, dw) = (cx.operand(1), cx.accumulator(0)?);
             gather_grad::gather_grad_add(cx.graph, ids, dy, dw)?;
         }

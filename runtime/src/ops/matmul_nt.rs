@@ -3,11 +3,13 @@
 //! A piece of a cut op binds rows `n0..n0+n` of the weight and writes columns `n0..n0+n` of `y`,
 //! whose rows have `l` columns; recorded ops have `n0 = 0` and `l = n`.
 //!
-//! Both factors may be f16, for weights kept in half precision and for values whose range is known:
+//! Weights may be kept in f16 or bf16 beside an `x` in f32: they are widened as they are read, and no
+//! gradient flows through such a product. Both factors may be f16 as well, for weights kept in half precision and for values whose range is known:
 //! above 65504 there is infinity. Every kernel sums in f32, the product is f32, and no gradient flows
 //! through it.
 
 use crate::cpu::parallel;
+use crate::cpu::weights::{self, Stored, Target};
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
@@ -65,7 +67,7 @@ impl Kernel for MatmulNt {
             file: "matmul_nt_gemv",
             needs: Needs::NONE,
             defines: &[],
-            when: |op, operands| operands[0].dtype == DType::F32 && op.m as usize <= FEW,
+            when: |op, operands| operands[1].dtype == DType::F32 && op.m as usize <= FEW,
             launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
         },
         Wgsl {
@@ -73,7 +75,7 @@ impl Kernel for MatmulNt {
             file: "matmul_nt",
             needs: Needs::NONE,
             defines: &[("PAIRS", 0), ("BF16", 0), ("Y_BF16", 0)],
-            when: |_, operands| operands[0].dtype == DType::F32,
+            when: |_, operands| operands[1].dtype == DType::F32,
             launch: |op, _| tiles(op.m, op.n),
         },
         Wgsl {
@@ -172,6 +174,10 @@ impl Kernel for MatmulNt {
         check_dtypes(operands)
     }
 
+    fn cpu_takes(operands: &[Spec]) -> bool {
+        mixed(&operands[0], &operands[1]) || operands.iter().all(|s| s.dtype != DType::Bf16)
+    }
+
     fn reference(&self, t: &mut [RefTensor]) {
         let [x, w, y] = t else { return };
         for i in 0..self.m as usize {
@@ -184,6 +190,11 @@ impl Kernel for MatmulNt {
 
     fn cpu(&self, mut args: Args<'_>) {
         let y = args.write::<f32>(2);
+        if mixed(args.spec(0), args.spec(1)) {
+            let (m, n, n0, l) = (self.m as usize, self.n as usize, self.n0 as usize, self.l as usize);
+            let w = Stored::floats(args.spec(1), args.read(1));
+            return weights::product(&w, args.read(0), Target { m, n, n0, l }, y);
+        }
         if args.spec(0).dtype != DType::F16 {
             product(self, args.read(0), args.read(1), y);
             return;
@@ -227,6 +238,20 @@ impl Kernel for MatmulNt {
                 case.label += " f16";
                 case
             }));
+            cases.extend(half.into_iter().chain([(8, 35, 320), (9, 70, 264)]).flat_map(|s| {
+                [DType::F16, DType::Bf16].map(|dtype| {
+                    let mut case = case(s).dtype("w", dtype);
+                    case.label += &format!(" with {dtype} weights");
+                    case
+                })
+            }));
+        }
+        if size == Size::Bench {
+            cases.extend([DType::F16, DType::Bf16].map(|dtype| {
+                let mut case = case((1, 128_256, 2560)).dtype("w", dtype);
+                case.label += &format!(" with {dtype} weights");
+                case
+            }));
         }
         cases
     }
@@ -238,8 +263,8 @@ impl Kernel for MatmulNt {
         }
         let (x, w) = (cx.operand(0), cx.operand(1));
         let dtype = cx.graph.spec(x).dtype;
-        if dtype == DType::F16 {
-            let message = "no gradient flows through a product of f16 factors: give them in f32 or bf16".into();
+        if dtype == DType::F16 || cx.graph.spec(w).dtype != dtype {
+            let message = "no gradient flows through weights kept in 16 bits: give both factors in f32 or bf16".into();
             return Err(Error::Record { graph: cx.graph.name().into(), message });
         }
         // Of bf16 factors whose product stayed in f32.
@@ -263,6 +288,11 @@ impl Kernel for MatmulNt {
         };
         Some(windows.iter().map(piece).collect())
     }
+}
+
+/// Weights kept in 16 bits beside an `x` in f32?
+fn mixed(x: &Spec, w: &Spec) -> bool {
+    x.dtype == DType::F32 && w.dtype != DType::F32
 }
 
 fn extents(op: &MatmulNt) -> cuda::Extents {

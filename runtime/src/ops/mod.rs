@@ -9,12 +9,13 @@ use crate::reference::RefTensor;
 use std::sync::LazyLock;
 
 mod cuda_rows;
-mod dense_gemm;
+pub(crate) mod dense_gemm;
 mod elementwise;
 mod matmul;
 #[cfg(test)]
 mod pieces;
 mod split;
+mod ternary_row;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {
@@ -148,12 +149,17 @@ rows! {
     dequantize_int8::DequantizeInt8,
     dequantize_ternary::DequantizeTernary,
     ternary_matmul::TernaryMatmul,
+    ternary_qkv::TernaryQkv,
+    ternary_add::TernaryAdd,
+    ternary_gate::TernaryGate,
     matmul_nt::MatmulNt,
+    quantized_matmul::QuantizedMatmul,
     matmul_nn::MatmulNn,
     matmul_tn::MatmulTn,
     add_bias::AddBias,
     column_sum::ColumnSum,
     gather::Gather,
+    quantized_gather::QuantizedGather,
     gather_grad::GatherGrad,
     rope::Rope,
     attention::Attention,

@@ -107,15 +107,7 @@ impl Kernel for QuantizeInt8 {
         let x = args.read::<f32>(0);
         let (q, s) = (args.write::<u8>(1), args.write::<f32>(2));
         parallel::rows2(q, DType::I8.row_bytes(k), s, 1, k, |i, q, s| {
-            let x = &x[i * k..(i + 1) * k];
-            let most = absmax(x);
-            s[0] = most / 127.0;
-            let scale = 127.0 / most;
-            let (codes, padding) = q.split_at_mut(k);
-            for (code, x) in codes.iter_mut().zip(x) {
-                *code = ((x * scale).clamp(-128.0, 127.0) + ROUND).to_bits() as u8;
-            }
-            padding.fill(0);
+            s[0] = quantize_row(&x[i * k..(i + 1) * k], q);
         });
     }
 
@@ -155,6 +147,18 @@ impl Kernel for QuantizeInt8 {
     }
 }
 
+/// One row, padding included; gives its scale.
+pub(super) fn quantize_row(x: &[f32], q: &mut [u8]) -> f32 {
+    let most = absmax(x);
+    let scale = 127.0 / most;
+    let (codes, padding) = q.split_at_mut(x.len());
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = ((x * scale).clamp(-128.0, 127.0) + ROUND).to_bits() as u8;
+    }
+    padding.fill(0);
+    most / 127.0
+}
+
 /// Largest absolute value of a row, at least [`LEAST`].
 fn absmax(x: &[f32]) -> f32 {
     let mut lanes = [LEAST; 16];
@@ -173,7 +177,7 @@ fn workgroup(k: u32) -> usize {
 }
 
 /// Rows whose values lie at least 0.05 of a code away from a tie.
-fn clear(m: u32, k: u32) -> Vec<f64> {
+pub(super) fn clear(m: u32, k: u32) -> Vec<f64> {
     let mut random = Random::new(11);
     let mut values = Vec::with_capacity((m * k) as usize);
     for i in 0..m {

@@ -95,12 +95,7 @@ impl Kernel for RmsNorm {
         let (x, w) = (args.read::<f32>(0), args.read::<f32>(1));
         let (y, r) = (args.write::<f32>(2), args.write::<f32>(3));
         parallel::rows2(y, k, r, 1, k, |i, y, r| {
-            let x = &x[i * k..(i + 1) * k];
-            let mean = parallel::sum(k, |j| x[j] * x[j]) / k as f32;
-            r[0] = 1.0 / (mean + self.eps).sqrt();
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = w * (x * r[0]);
-            }
+            r[0] = norm_row(&x[i * k..(i + 1) * k], w, self.eps, y);
         });
     }
 
@@ -130,6 +125,16 @@ impl Kernel for RmsNorm {
         }
         Ok(())
     }
+}
+
+/// One row; gives its factor.
+pub(super) fn norm_row(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) -> f32 {
+    let mean = parallel::sum(x.len(), |j| x[j] * x[j]) / x.len() as f32;
+    let r = 1.0 / (mean + eps).sqrt();
+    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+        *y = w * (x * r);
+    }
+    r
 }
 
 /// Sizes for the norm's rows.

@@ -110,6 +110,27 @@ impl Rope {
         let pos = pos.min(u64::from(self.c) * f - 1);
         ((pos / f) as usize, (pos % f) as usize)
     }
+
+    /// The heads of one token, `x` to `y`.
+    pub(super) fn rotate(&self, pos: u32, coarse: &[f32], fine: &[f32], x: &[f32], y: &mut [f32]) {
+        let d = self.d as usize;
+        let half = d / 2;
+        let (hi, lo) = self.split(u64::from(pos));
+        let (cos_hi, sin_hi) = coarse[hi * d..(hi + 1) * d].split_at(half);
+        let (cos_lo, sin_lo) = fine[lo * d..(lo + 1) * d].split_at(half);
+        let (mut cos, mut sin) = (vec![0f32; half], vec![0f32; half]);
+        for j in 0..half {
+            cos[j] = cos_hi[j] * cos_lo[j] - sin_hi[j] * sin_lo[j];
+            sin[j] = self.sign * (sin_hi[j] * cos_lo[j] + cos_hi[j] * sin_lo[j]);
+        }
+        for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+            let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
+            for j in 0..half {
+                ya[j] = xa[j] * cos[j] - xb[j] * sin[j];
+                yb[j] = xb[j] * cos[j] + xa[j] * sin[j];
+            }
+        }
+    }
 }
 
 impl Kernel for Rope {
@@ -170,26 +191,10 @@ impl Kernel for Rope {
 
     fn cpu(&self, mut args: Args<'_>) {
         let (h, d) = (self.h as usize, self.d as usize);
-        let half = d / 2;
         let (x, pos) = (args.read::<f32>(0), args.read::<u32>(1));
         let (coarse, fine) = (args.read::<f32>(2), args.read::<f32>(3));
         parallel::rows(args.write::<f32>(4), h * d, 2 * h * d, |i, y| {
-            let (hi, lo) = self.split(u64::from(pos[i]));
-            let (cos_hi, sin_hi) = coarse[hi * d..(hi + 1) * d].split_at(half);
-            let (cos_lo, sin_lo) = fine[lo * d..(lo + 1) * d].split_at(half);
-            let (mut cos, mut sin) = (vec![0f32; half], vec![0f32; half]);
-            for j in 0..half {
-                cos[j] = cos_hi[j] * cos_lo[j] - sin_hi[j] * sin_lo[j];
-                sin[j] = self.sign * (sin_hi[j] * cos_lo[j] + cos_hi[j] * sin_lo[j]);
-            }
-            let x = &x[i * h * d..(i + 1) * h * d];
-            for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                let ((ya, yb), (xa, xb)) = (y.split_at_mut(half), x.split_at(half));
-                for j in 0..half {
-                    ya[j] = xa[j] * cos[j] - xb[j] * sin[j];
-                    yb[j] = xb[j] * cos[j] + xa[j] * sin[j];
-                }
-            }
+            self.rotate(pos[i], coarse, fine, &x[i * h * d..(i + 1) * h * d], y);
         });
     }
 

@@ -19,7 +19,7 @@ use crate::ops::matmul_tn::matmul_tn_add;
 use crate::reference::RefTensor;
 
 /// Largest `k`: sums of `3 · 128 · k` stay within an `i32`.
-const LONGEST: u32 = 1 << 22;
+pub(super) const LONGEST: u32 = 1 << 22;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]

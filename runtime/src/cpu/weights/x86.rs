@@ -1,0 +1,223 @@
+//! Dot products of stored rows with AVX-512 and AVX2.
+
+use crate::dtype::DType;
+use std::arch::x86_64::*;
+use std::sync::LazyLock;
+
+/// An instruction set; exists only where the CPU has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wide {
+    /// AVX-512 F, BW and VL.
+    Avx512(Proof),
+    /// AVX2, FMA and F16C.
+    Avx2(Proof),
+}
+
+/// Only [`Wide::best`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proof(());
+
+impl Wide {
+    pub(super) fn best() -> Option<Wide> {
+        static BEST: LazyLock<Option<Wide>> = LazyLock::new(|| {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                return Some(Wide::Avx512(Proof(())));
+            }
+            let all =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            all.then_some(Wide::Avx2(Proof(())))
+        });
+        *BEST
+    }
+
+    /// Dot product of a stored row (scales in f32, one for `group` elements) with `x`; `None` for dtypes
+    /// and groups that it does not take.
+    pub(super) fn dot(self, dtype: DType, row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> Option<f32> {
+        let floats = matches!(dtype, DType::F16 | DType::Bf16);
+        let integers = matches!(dtype, DType::I8 | DType::I6 | DType::I4)
+            && group > 0
+            && group.is_multiple_of(16)
+            && scales.len() == x.len().div_ceil(group);
+        if row.len() < dtype.row_bytes(x.len()) || !(floats || integers) {
+            return None;
+        }
+        let group = if floats { usize::MAX } else { group };
+        // SAFETY: `self` exists only where `best` found the features; the row has all of its elements.
+        Some(unsafe {
+            match (self, dtype) {
+                (Wide::Avx512(_), DType::F16) => dot512::<0>(row, group, scales, x),
+                (Wide::Avx512(_), DType::Bf16) => dot512::<1>(row, group, scales, x),
+                (Wide::Avx512(_), DType::I8) => dot512::<2>(row, group, scales, x),
+                (Wide::Avx512(_), DType::I6) => dot512::<3>(row, group, scales, x),
+                (Wide::Avx512(_), _) => dot512::<4>(row, group, scales, x),
+                (Wide::Avx2(_), DType::F16) => dot256::<0>(row, group, scales, x),
+                (Wide::Avx2(_), DType::Bf16) => dot256::<1>(row, group, scales, x),
+                (Wide::Avx2(_), DType::I8) => dot256::<2>(row, group, scales, x),
+                (Wide::Avx2(_), DType::I6) => dot256::<3>(row, group, scales, x),
+                (Wide::Avx2(_), _) => dot256::<4>(row, group, scales, x),
+            }
+        })
+    }
+}
+
+/// Bytes of sixteen elements of a kind: 0 f16, 1 bf16, 2 i8, 3 i6, 4 i4.
+const BYTES: [usize; 5] = [32, 32, 16, 12, 8];
+
+/// Sixteen elements as f32.
+///
+/// # Safety
+/// There must be `BYTES[KIND]` bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load512<const KIND: usize>(at: *const u8) -> __m512 {
+    let word = |i: usize| {
+        // SAFETY: kinds 3 and 4 have three and two words.
+        unsafe { at.add(4 * i).cast::<i32>().read_unaligned() }
+    };
+    match KIND {
+        // SAFETY: the caller's promise.
+        0 => _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) }),
+        1 => {
+            // SAFETY: the caller's promise.
+            let halves = unsafe { _mm256_loadu_si256(at.cast()) };
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+        // SAFETY: the caller's promise.
+        2 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) })),
+        3 => {
+            let shift = _mm512_setr_epi32(28, 30, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26);
+            let high = _mm512_and_si512(_mm512_rorv_epi32(_mm512_set1_epi32(word(2)), shift), _mm512_set1_epi32(48));
+            let codes = _mm512_or_si512(nibbles512(word(0), word(1)), high);
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(32)))
+        }
+        _ => _mm512_cvtepi32_ps(_mm512_sub_epi32(nibbles512(word(0), word(1)), _mm512_set1_epi32(8))),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn nibbles512(first: i32, second: i32) -> __m512i {
+    let shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
+    _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32(15))
+}
+
+/// # Safety
+/// `row` must hold `x.len()` elements of the kind, and `scales` one for each group (kinds from 2 on).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn dot512<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> f32 {
+    let whole = x.len() / 16;
+    // SAFETY: sixteen floats and `BYTES` bytes are there for each i < whole.
+    let product = |i: usize, acc: __m512| unsafe {
+        let w = load512::<KIND>(row.as_ptr().add(i * BYTES[KIND]));
+        _mm512_fmadd_ps(w, _mm512_loadu_ps(x.as_ptr().add(16 * i)), acc)
+    };
+    let mut acc = [_mm512_setzero_ps(); 4];
+    if KIND < 2 {
+        for i in 0..whole {
+            acc[i % 4] = product(i, acc[i % 4]);
+        }
+    } else {
+        let step = group / 16;
+        for (g, first) in (0..whole).step_by(step).enumerate() {
+            let mut sum = _mm512_setzero_ps();
+            for i in first..whole.min(first + step) {
+                sum = product(i, sum);
+            }
+            acc[g % 4] = _mm512_fmadd_ps(sum, _mm512_set1_ps(scales[g]), acc[g % 4]);
+        }
+    }
+    let sum = _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3]));
+    let total = _mm512_reduce_add_ps(sum);
+    total + rest::<KIND>(row, group, scales, x, whole * 16)
+}
+
+/// Eight elements, the first or the second half of sixteen, as f32.
+///
+/// # Safety
+/// There must be `BYTES[KIND]` bytes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load256<const KIND: usize>(at: *const u8, half: usize) -> __m256 {
+    let word = |i: usize| {
+        // SAFETY: kinds 3 and 4 have three and two words.
+        _mm256_set1_epi32(unsafe { at.add(4 * i).cast::<i32>().read_unaligned() })
+    };
+    let shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    let low = |word| _mm256_and_si256(_mm256_srlv_epi32(word, shift), _mm256_set1_epi32(15));
+    match KIND {
+        // SAFETY: the caller's promise.
+        0 => _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.add(16 * half).cast()) }),
+        1 => {
+            // SAFETY: the caller's promise.
+            let halves = unsafe { _mm_loadu_si128(at.add(16 * half).cast()) };
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(halves)))
+        }
+        // SAFETY: the caller's promise.
+        2 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.add(8 * half).cast()) })),
+        3 => {
+            let place = _mm256_add_epi32(_mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), _mm256_set1_epi32(16 * half as i32));
+            let high = _mm256_and_si256(_mm256_srlv_epi32(word(2), place), _mm256_set1_epi32(3));
+            let codes = _mm256_or_si256(low(word(half)), _mm256_slli_epi32::<4>(high));
+            _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(32)))
+        }
+        _ => _mm256_cvtepi32_ps(_mm256_sub_epi32(low(word(half)), _mm256_set1_epi32(8))),
+    }
+}
+
+/// # Safety
+/// As for `dot512`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot256<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> f32 {
+    let whole = x.len() / 16;
+    // SAFETY: sixteen floats and `BYTES` bytes are there for each i < whole.
+    let product = |i: usize, half: usize, acc: __m256| unsafe {
+        let w = load256::<KIND>(row.as_ptr().add(i * BYTES[KIND]), half);
+        _mm256_fmadd_ps(w, _mm256_loadu_ps(x.as_ptr().add(16 * i + 8 * half)), acc)
+    };
+    let mut acc = [_mm256_setzero_ps(); 4];
+    if KIND < 2 {
+        for i in 0..whole {
+            let at = i % 2 * 2;
+            acc[at] = product(i, 0, acc[at]);
+            acc[at + 1] = product(i, 1, acc[at + 1]);
+        }
+    } else {
+        let step = group / 16;
+        for (g, first) in (0..whole).step_by(step).enumerate() {
+            let mut sum = [_mm256_setzero_ps(); 2];
+            for i in first..whole.min(first + step) {
+                sum[0] = product(i, 0, sum[0]);
+                sum[1] = product(i, 1, sum[1]);
+            }
+            let (scale, at) = (_mm256_set1_ps(scales[g]), g % 2 * 2);
+            acc[at] = _mm256_fmadd_ps(sum[0], scale, acc[at]);
+            acc[at + 1] = _mm256_fmadd_ps(sum[1], scale, acc[at + 1]);
+        }
+    }
+    let sum = _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
+    let mut lanes = [0f32; 8];
+    // SAFETY: the array has the vector's 32 bytes.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
+    lanes.iter().sum::<f32>() + rest::<KIND>(row, group, scales, x, whole * 16)
+}
+
+/// The elements from `first` on, fewer than sixteen.
+fn rest<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32], first: usize) -> f32 {
+    let value = |i: usize| match KIND {
+        0 => half::f16::from_le_bytes([row[2 * i], row[2 * i + 1]]).to_f32(),
+        1 => half::bf16::from_le_bytes([row[2 * i], row[2 * i + 1]]).to_f32(),
+        2 => f32::from(row[i] as i8),
+        3 => {
+            let block = &row[i / 16 * 12..];
+            let low = block[i % 16 / 2] >> (i % 2 * 4) & 15;
+            f32::from(low | (block[8 + i % 16 / 4] >> (i % 4 * 2) & 3) << 4) - 32.0
+        }
+        _ => f32::from(row[i / 2] >> (i % 2 * 4) & 15) - 8.0,
+    };
+    let scale = |i: usize| if KIND < 2 { 1.0 } else { scales[i / group] };
+    (first..x.len()).map(|i| value(i) * scale(i) * x[i]).sum()
+}

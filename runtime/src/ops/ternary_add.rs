@@ -1,0 +1,98 @@
+//! Norm, int8 quantisation, ternary product and residual in one op: `y = r + W · q(rms_norm(x))`.
+//!
+//! The output projections of attention and feed-forward in a decode step. See [`super::ternary_row`] for the
+//! product; the sum is that of [`super::add`].
+
+use crate::error::Result;
+use crate::graph::{Graph, Value};
+use crate::op::{Args, Case, Cuda, Gradient, Kernel, Size, Tolerance, Wgsl};
+use crate::ops::ternary_row::{Inner, TOLERANCE, inputs};
+use crate::reference::RefTensor;
+
+/// Parameters.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct TernaryAdd {
+    /// Tokens.
+    pub m: u32,
+    /// Rows of `w`, columns of `r` and `y`.
+    pub n: u32,
+    /// Columns of `x` and `w`.
+    pub k: u32,
+    /// Elements of `norm`: `k`, or 1 where there is no norm.
+    pub p: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Records `r + w · x` for `x[m,k]`, a norm weight and its epsilon (or none), codes `w[n,k]` with scale `ws[1]` and
+/// `r[m,n]`; gives `[m,n]` in f32.
+pub fn ternary_add(
+    g: &mut Graph,
+    x: Value,
+    norm: Option<(Value, f32)>,
+    (w, ws): (Value, Value),
+    r: Value,
+) -> Result<Value> {
+    let (m, n, k) = (g.spec(x).rows() as u32, g.spec(w).rows() as u32, g.spec(w).cols() as u32);
+    let (norm, p, eps) = norm.map_or((ws, 1, 0.0), |(norm, eps)| (norm, k, eps));
+    g.apply(TernaryAdd { m, n, k, p, eps }, &[x, norm, w, ws, r])
+}
+
+impl TernaryAdd {
+    fn inner(&self) -> Inner {
+        Inner { m: self.m, n: self.n, k: self.k, p: self.p, eps: self.eps }
+    }
+}
+
+impl Kernel for TernaryAdd {
+    const NAME: &'static str = "ternary_add";
+    const SIGNATURE: &'static str =
+        "x[m,k]:f32 norm[p]:f32 w[n,k]:t2|t1|t2x16|t1x16 ws[1]:f32 r[m,n]:f32 -> y[m,n]:f32";
+    const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
+    const WGSL: &'static [Wgsl<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[];
+
+    fn dims(&self) -> Vec<(&'static str, usize)> {
+        [("m", self.m), ("n", self.n), ("k", self.k), ("p", self.p)].map(|(name, d)| (name, d as usize)).to_vec()
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        self.inner().check(Self::NAME)
+    }
+
+    fn reference(&self, t: &mut [RefTensor]) {
+        let [x, norm, w, ws, r, y] = t else { return };
+        let product = self.inner().reference(x, norm, w, |_| ws.data[0]);
+        y.data.iter_mut().zip(&r.data).zip(product).for_each(|((y, r), v)| *y = r + v);
+    }
+
+    fn cpu(&self, mut args: Args<'_>) {
+        let ws = args.read::<f32>(3)[0];
+        let product = self.inner().cpu(&args, |_| ws);
+        let r = args.read::<f32>(4);
+        args.write::<f32>(5).iter_mut().zip(r).zip(product).for_each(|((y, r), v)| *y = r + v);
+    }
+
+    fn operations(&self) -> u64 {
+        self.inner().operations()
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        TOLERANCE
+    }
+
+    fn cases(size: Size) -> Vec<Case> {
+        let case = |(i, (m, k, normed)): (usize, (u32, u32, bool))| {
+            let n = match size {
+                Size::Small => 5,
+                Size::Ragged => [1, 37, 66, 70][i % 4],
+                Size::Bench => 2560,
+            };
+            let op = TernaryAdd { m, n, k, p: if normed { k } else { 1 }, eps: 1e-5 };
+            let label = format!("{m}x{n}x{k}{}", if normed { "" } else { " without a norm" });
+            op.inner().fill(Case::new(label, op))
+        };
+        Inner::with_layouts(inputs(size).into_iter().enumerate().map(case).collect())
+    }
+}
