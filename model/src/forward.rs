@@ -20,8 +20,10 @@ use tritter_runtime::{DType, Graph, Result, Tensor, Value};
 pub struct Stream {
     /// Token ids `[M]`.
     pub ids: Tensor,
-    /// Positions `[M]`: the angle of RoPE and, with a cache, the row where a key goes.
+    /// Positions `[M]`: the angle of RoPE.
     pub positions: Tensor,
+    /// With a cache, the row `[M]` of it where a token's key and value go; one beyond the cache is not kept.
+    pub slots: Tensor,
     /// First and last visible key `[M, 2]`.
     pub span: Tensor,
 }
@@ -33,6 +35,7 @@ impl Stream {
         Stream {
             ids: Tensor::input(format!("{name}.ids"), [m], U32),
             positions: Tensor::input(format!("{name}.positions"), [m], U32),
+            slots: Tensor::input(format!("{name}.slots"), [m], U32),
             span: Tensor::input(format!("{name}.span"), [m, 2], U32),
         }
     }
@@ -214,9 +217,9 @@ impl Block<'_> {
     fn keys(&self, g: &mut Graph, k: Value, v: Value) -> Result<(Value, Value)> {
         let Some(cache) = self.cache else { return Ok((k, v)) };
         let (keys, values) = (g.bind(&cache.keys[self.index]), g.bind(&cache.values[self.index]));
-        let positions = g.bind(&self.stream.positions);
-        cache_append::cache_append(g, k, positions, keys)?;
-        cache_append::cache_append(g, v, positions, values)?;
+        let slots = g.bind(&self.stream.slots);
+        cache_append::cache_append(g, k, slots, keys)?;
+        cache_append::cache_append(g, v, slots, values)?;
         Ok((keys, values))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A few programs serve every prompt: one for each chunk length in [`CHUNKS`], the
 //! shorter tail of a prompt padded into the smallest chunk that holds it. Padding goes
-//! to a position beyond the cache, which nothing keeps, and is never picked. The token
+//! to a row beyond the cache, which nothing keeps, and is never picked. The token
 //! that a run draws stays on the device and is the next step's input, so a step needs
 //! nothing from the host but its position.
 
@@ -101,7 +101,7 @@ impl SessionPlan {
         let shared = [&self.shared.logits, &self.shared.token, &self.shared.control, &self.shared.random];
         let shared: u64 = shared.iter().map(|t| t.spec().bytes()).sum();
         let stream = |c: &Recorded| {
-            let own = [&c.stream.positions, &c.stream.span, &c.pick].map(|t| t.spec().bytes()).iter().sum::<u64>();
+            let own = [&c.stream.positions, &c.stream.slots, &c.stream.span, &c.pick].map(|t| t.spec().bytes()).iter().sum::<u64>();
             own + if c.stream.len() == 1 { 0 } else { c.stream.ids.spec().bytes() }
         };
         shared + self.chunks.iter().map(stream).sum::<u64>()
@@ -264,10 +264,12 @@ impl Session {
     fn run(&mut self, index: usize, valid: usize) -> Result<()> {
         let chunk = &self.chunks[index];
         let (m, first) = (chunk.stream.len(), self.position);
-        let position = |i: usize| if i < valid { first + i } else { self.capacity } as u32;
-        let positions: Vec<u32> = (0..m).map(position).collect();
+        let positions: Vec<u32> = (0..m).map(|i| (first + i.min(valid - 1)) as u32).collect();
+        let slot = |i: usize| if i < valid { first + i } else { self.capacity } as u32;
+        let slots: Vec<u32> = (0..m).map(slot).collect();
         let span: Vec<u32> = (0..m).flat_map(|i| [0, (first + i.min(valid - 1)) as u32]).collect();
         self.device.write(&chunk.stream.positions, &positions)?;
+        self.device.write(&chunk.stream.slots, &slots)?;
         self.device.write(&chunk.stream.span, &span)?;
         self.device.write(&chunk.pick, &[valid as u32 - 1])?;
         self.device.write(&self.shared.random, &[self.seed, (first + valid) as u32])?;
