@@ -1,4 +1,4 @@
-//! The cache of keys and values: one pair of states a layer.
+//! The cache of keys and values: one pair of states a layer, in which every sequence has a region of rows.
 
 use crate::config::Config;
 use tritter_runtime::{DType, Tensor};
@@ -10,7 +10,7 @@ pub struct Cache {
     pub keys: Vec<Tensor>,
     /// Values by layer.
     pub values: Vec<Tensor>,
-    /// Positions that it holds.
+    /// Rows: positions of all sequences together.
     pub capacity: usize,
     /// f32 or f16.
     pub dtype: DType,
@@ -29,6 +29,16 @@ impl Cache {
 
     /// Bytes on a device.
     pub fn bytes(&self) -> u64 {
-        self.keys.iter().chain(&self.values).map(|t| t.spec().bytes()).sum()
+        self.tensors().map(|t| t.spec().bytes()).sum()
+    }
+
+    /// Bytes of one token.
+    pub fn row_bytes(&self) -> u64 {
+        self.bytes() / self.capacity.max(1) as u64
+    }
+
+    /// Keys, then values, by layer.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.keys.iter().chain(&self.values)
     }
 }

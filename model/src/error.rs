@@ -99,6 +99,9 @@ pub enum Error {
         /// Size of the model's vocabulary.
         vocab: usize,
     },
+    /// A session is asked for what it was not planned for.
+    #[error("session: {0}")]
+    Session(String),
     /// Recording, planning or running.
     #[error(transparent)]
     Runtime(#[from] tritter_runtime::Error),

@@ -26,6 +26,7 @@ pub mod locate;
 pub mod mmap;
 pub mod packed;
 pub mod presets;
+pub mod programs;
 pub mod save;
 pub mod score;
 pub mod session;

@@ -1,21 +1,20 @@
-//! Inference: chunked prefill and single-step decode over one cache.
+//! Inference: prefill in chunks and decoding in steps, for one sequence or several over one cache.
 //!
-//! A few programs serve every prompt: one for each chunk length in [`CHUNKS`], the
-//! shorter tail of a prompt padded into the smallest chunk that holds it. Padding goes
-//! to a row beyond the cache, which nothing keeps, and is never picked. The token
-//! that a run draws stays on the device and is the next step's input, so a step needs
-//! nothing from the host but its position.
+//! Every sequence has a region of the cache's rows, a position and its own way to draw. The tokens that
+//! a step draws stay on the device and are the next step's input, so a step needs nothing from the host
+//! but positions, and the next one can be put into the queue before this one's tokens are read.
+//!
+//! A run that went too far (past an end, along a wrong draft) is taken back by [`Session::rewind`]: keys
+//! beyond a position are never read, so nothing else is to be undone.
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::forward::{self, Stream, Trace};
+use crate::programs::{CONTROL, Drawn, Layout, Programs, Ready, Row};
 use crate::weights::Model;
+use std::collections::HashSet;
 use tritter_runtime::device::{Pending, Program};
-use tritter_runtime::ops::{copy, gather, sample};
-use tritter_runtime::{DType, Device, Graph, Plan, Tensor};
-
-/// Tokens that one program takes.
-pub const CHUNKS: [usize; 4] = [1, 16, 64, 256];
+use tritter_runtime::tensor::Role;
+use tritter_runtime::{DType, Device, Plan, Tensor};
 
 /// How a token is drawn on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,53 +30,32 @@ pub struct Draw {
 impl Draw {
     /// The most likely token.
     pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 0, seed: 0 };
-}
 
-/// What all programs of a session share.
-#[derive(Clone, Debug)]
-struct Shared {
-    logits: Tensor,
-    token: Tensor,
-    control: Tensor,
-    random: Tensor,
-}
-
-/// A recorded chunk, before any device.
-#[derive(Debug)]
-struct Recorded {
-    stream: Stream,
-    pick: Tensor,
-    graph: Graph,
-    plan: Plan,
+    fn control(&self) -> [f32; CONTROL] {
+        [self.temperature, self.top_k as f32, 0.0, 0.0]
+    }
 }
 
 /// The programs of a session as plans: what they take is known before anything is allocated.
 #[derive(Debug)]
 pub struct SessionPlan {
     model: Model,
+    layout: Layout,
     cache: Cache,
-    shared: Shared,
-    chunks: Vec<Recorded>,
+    programs: Programs,
 }
 
 impl SessionPlan {
-    /// Plans a session for `capacity` positions. Takes no device memory.
+    /// Plans a session for one sequence of `capacity` positions. Takes no device memory.
     pub fn new(model: &Model, capacity: usize, cache: DType) -> Result<SessionPlan> {
-        let config = &model.config;
-        if capacity == 0 || capacity > model.positions {
-            return Err(Error::Context { needed: capacity, available: model.positions });
-        }
-        let shared = Shared {
-            logits: Tensor::state("logits", [1, config.vocab_size], DType::F32),
-            token: Tensor::state("token", [1], DType::U32),
-            control: Tensor::input("control", [4], DType::F32),
-            random: Tensor::input("random", [2], DType::U32),
-        };
-        let cache = Cache::new(config, capacity, cache);
-        let lengths = CHUNKS.iter().enumerate().filter(|&(i, _)| i == 0 || CHUNKS[i - 1] < capacity);
-        let chunks = lengths.map(|(_, &m)| record(model, &cache, &shared, m));
-        let chunks = chunks.collect::<Result<Vec<_>>>()?;
-        Ok(SessionPlan { model: model.clone(), cache, shared, chunks })
+        SessionPlan::with(model, Layout::single(capacity, cache))
+    }
+
+    /// Plans a session. Takes no device memory.
+    pub fn with(model: &Model, layout: Layout) -> Result<SessionPlan> {
+        let cache = Cache::new(&model.config, layout.check(model)?, layout.cache);
+        let programs = Programs::record(model, &cache, &layout)?;
+        Ok(SessionPlan { model: model.clone(), layout, cache, programs })
     }
 
     /// Bytes of weights and tables.
@@ -92,19 +70,15 @@ impl SessionPlan {
 
     /// Bytes of activations.
     pub fn arena(&self) -> u64 {
-        let plans: Vec<&Plan> = self.chunks.iter().map(|c| &c.plan).collect();
-        tritter_runtime::plan::shared_slabs(&plans).iter().sum()
+        tritter_runtime::plan::shared_slabs(&self.plans()).iter().sum()
     }
 
     /// Bytes of inputs and small states.
     pub fn small(&self) -> u64 {
-        let shared = [&self.shared.logits, &self.shared.token, &self.shared.control, &self.shared.random];
-        let shared: u64 = shared.iter().map(|t| t.spec().bytes()).sum();
-        let stream = |c: &Recorded| {
-            let own = [&c.stream.positions, &c.stream.slots, &c.stream.span, &c.pick].map(|t| t.spec().bytes()).iter().sum::<u64>();
-            own + if c.stream.len() == 1 { 0 } else { c.stream.ids.spec().bytes() }
-        };
-        shared + self.chunks.iter().map(stream).sum::<u64>()
+        let mut counted: HashSet<usize> = self.cache.tensors().map(Tensor::id).collect();
+        let tensors = self.programs.all().flat_map(|p| p.graph.tensors());
+        let small = tensors.filter(|t| matches!(t.role(), Role::Input | Role::State) && counted.insert(t.id()));
+        small.map(|t| t.spec().bytes()).sum()
     }
 
     /// Everything in bytes.
@@ -112,186 +86,353 @@ impl SessionPlan {
         self.weights() + self.cache() + self.arena() + self.small()
     }
 
+    /// Bytes that a step of one row reads with `visible` tokens in the cache: all weights, of an embedding
+    /// that is no head one row, and the keys and values.
+    pub fn step_bytes(&self, visible: f64) -> f64 {
+        let table = self.model.embedding.spec();
+        let unread = if self.model.head.is_some() { table.bytes() - table.row_bytes() } else { 0 };
+        let rope = [&self.model.rope.coarse, &self.model.rope.fine].map(|t| t.spec().bytes() - t.spec().row_bytes());
+        let weights = self.weights() - unread - rope.iter().sum::<u64>();
+        weights as f64 + visible * self.cache.row_bytes() as f64
+    }
+
+    fn plans(&self) -> Vec<&Plan> {
+        self.programs.all().map(|p| &p.plan).collect()
+    }
+
     /// Allocates and compiles; the model's weights must be loaded.
     pub fn open(self, device: &Device) -> Result<Session> {
-        let what = format!("a context of {} tokens", self.cache.capacity);
-        let needed = self.total();
-        device.check_budget(&what, needed, "use a smaller --context or an f16 cache")?;
-        let plans: Vec<&Plan> = self.chunks.iter().map(|c| &c.plan).collect();
-        let arena = device.arena(&plans)?;
-        let mut chunks = Vec::new();
-        for recorded in self.chunks {
-            for tensor in recorded.graph.tensors() {
-                device.allocate(tensor)?;
-            }
-            let program = device.compile(&recorded.graph, &recorded.plan, &arena)?;
-            chunks.push(Chunk { stream: recorded.stream, pick: recorded.pick, program });
-        }
-        let mut session = Session {
+        let Layout { capacity, sequences, .. } = self.layout;
+        let what = match sequences {
+            1 => format!("a context of {capacity} tokens"),
+            _ => format!("{sequences} sequences with a context of {capacity} tokens"),
+        };
+        device.check_budget(&what, self.total(), "use a smaller --context or an f16 cache")?;
+        let arena = device.arena(&self.plans())?;
+        let compile = |programs: Vec<_>| -> Result<Vec<Stage>> {
+            let stage =
+                |p: crate::programs::Recorded| Ok(Stage { ready: p.compile(device, &arena)?, control: Vec::new() });
+            programs.into_iter().map(stage).collect()
+        };
+        Ok(Session {
             device: device.clone(),
             vocab: self.model.config.vocab_size,
-            capacity: self.cache.capacity,
-            shared: self.shared,
-            chunks,
-            position: 0,
-            seed: 0,
-        };
-        session.set_draw(Draw::GREEDY)?;
-        Ok(session)
+            layout: self.layout,
+            chunks: compile(self.programs.chunks)?,
+            steps: compile(self.programs.steps)?,
+            sequences: vec![Sequence { position: 0, draw: Draw::GREEDY }; sequences],
+            newest: 0,
+        })
     }
 }
 
-fn record(model: &Model, cache: &Cache, shared: &Shared, m: usize) -> Result<Recorded> {
-    let mut stream = Stream::new(&format!("chunk{m}"), m);
-    if m == 1 {
-        stream.ids = shared.token.clone();
-    }
-    let pick = Tensor::input(format!("chunk{m}.pick"), [1], DType::U32);
-    let mut graph = Graph::new(format!("{m} tokens"));
-    let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
-    let row = g.bind(&pick);
-    let x = gather::gather(g, x, row, DType::F32)?;
-    let y = forward::logits(g, model, x)?;
-    let [logits, token, control, random] =
-        [&shared.logits, &shared.token, &shared.control, &shared.random].map(|t| g.bind(t));
-    copy::copy_into(g, y, logits)?;
-    sample::sample_into(g, y, control, random, token)?;
-    let plan = Plan::new(&graph);
-    Ok(Recorded { stream, pick, graph, plan })
+/// A program and the settings that its rows were last given.
+struct Stage {
+    ready: Ready,
+    control: Vec<f32>,
 }
 
-struct Chunk {
-    stream: Stream,
-    pick: Tensor,
-    program: Box<dyn Program>,
+/// Where a sequence stands.
+#[derive(Clone, Copy, Debug)]
+struct Sequence {
+    position: usize,
+    draw: Draw,
 }
 
-/// A running session: weights, cache, programs and a position.
+/// A row of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRow {
+    /// Its sequence.
+    pub sequence: usize,
+    /// A row that is not live keeps its place beside the others, and its sequence stays as it is.
+    pub live: bool,
+}
+
+/// A running session: weights, cache, programs and positions. Functions that name no sequence are about
+/// the first.
 pub struct Session {
     device: Device,
     vocab: usize,
-    capacity: usize,
-    shared: Shared,
-    chunks: Vec<Chunk>,
-    position: usize,
-    seed: u32,
+    layout: Layout,
+    chunks: Vec<Stage>,
+    steps: Vec<Stage>,
+    sequences: Vec<Sequence>,
+    /// The step whose tokens and logits are those of the last run.
+    newest: usize,
 }
 
 impl Session {
     /// Tokens in the cache.
     pub fn position(&self) -> usize {
-        self.position
+        self.sequences[0].position
     }
 
-    /// Positions that the cache holds.
+    /// Tokens of a sequence in the cache.
+    pub fn position_of(&self, sequence: usize) -> Result<usize> {
+        Ok(self.sequence(sequence)?.position)
+    }
+
+    /// Positions that the cache holds for a sequence.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.layout.capacity
     }
 
-    /// Forgets all tokens. The cache's content need not be cleared: nothing beyond the position is read.
+    /// What it has room for.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Whether runs are queued: [`Session::step`] then returns before the step is done.
+    pub fn queues(&self) -> bool {
+        self.device.caps().backend != "cpu"
+    }
+
+    /// Forgets all tokens of all sequences. The cache's content need not be cleared: nothing beyond a
+    /// position is read.
     pub fn reset(&mut self) {
-        self.position = 0;
+        self.sequences.iter_mut().for_each(|s| s.position = 0);
+    }
+
+    /// Forgets the tokens of a sequence from `position` on.
+    pub fn rewind(&mut self, sequence: usize, position: usize) -> Result<()> {
+        let now = self.sequence(sequence)?.position;
+        if position > now {
+            return Err(Error::Session(format!("position {position} is ahead of the {now} tokens fed")));
+        }
+        self.sequences[sequence].position = position;
+        Ok(())
     }
 
     /// Sets how tokens are drawn from now on.
     pub fn set_draw(&mut self, draw: Draw) -> Result<()> {
-        self.seed = draw.seed;
-        let control = [draw.temperature, draw.top_k as f32, 0.0, 0.0];
-        Ok(self.device.write(&self.shared.control, &control)?)
+        self.set_draw_of(0, draw)
+    }
+
+    /// Sets how a sequence's tokens are drawn from now on.
+    pub fn set_draw_of(&mut self, sequence: usize, draw: Draw) -> Result<()> {
+        self.sequence(sequence)?;
+        self.sequences[sequence].draw = draw;
+        Ok(())
     }
 
     /// Feeds tokens; afterwards logits and the drawn token are those after the last of them.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<()> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab) {
-            return Err(Error::Vocabulary { id: *id, vocab: self.vocab });
-        }
-        self.room(ids.len())?;
+        self.prefill_of(0, ids)
+    }
+
+    /// Feeds tokens of a sequence; afterwards logits and the drawn token (of row 0) are those after the
+    /// last of them.
+    pub fn prefill_of(&mut self, sequence: usize, ids: &[u32]) -> Result<()> {
+        self.known(ids)?;
+        self.room(sequence, ids.len())?;
         let mut rest = ids;
         while !rest.is_empty() {
-            let whole = self.chunks.iter().rposition(|c| c.stream.len() <= rest.len());
-            let padded = self.chunks.iter().position(|c| c.stream.len() >= rest.len());
-            // A padded chunk costs less than several runs of smaller ones.
-            let largest = self.chunks.len() - 1;
-            let index = if whole == Some(largest) { largest } else { padded.unwrap_or(largest) };
-            let (part, tail) = rest.split_at(rest.len().min(self.chunks[index].stream.len()));
-            self.device.write(&self.chunks[index].stream.ids, &padded_ids(part, self.chunks[index].stream.len()))?;
-            self.run(index, part.len())?;
+            let chunk = self.chunk_for(rest.len());
+            let (part, tail) = rest.split_at(rest.len().min(chunk.map_or(1, |i| self.chunks[i].ready.len())));
+            let stage = chunk.map_or(&self.steps[0], |i| &self.chunks[i]);
+            stage.ready.write_ids(&self.device, part)?;
+            let rows: Vec<Row> = (0..part.len()).map(|i| self.row(sequence, i)).collect();
+            let next = self.sequences[sequence].position + part.len();
+            self.run(chunk.map_or(Which::Step(0), Which::Chunk), &rows, &[(sequence, next)])?;
+            self.sequences[sequence].position = next;
             rest = tail;
         }
         Ok(())
     }
 
+    /// The chunk that takes the next of `left` tokens; `None` is a step.
+    fn chunk_for(&self, left: usize) -> Option<usize> {
+        // A padded chunk costs less than several runs of smaller ones.
+        let holds = self.chunks.iter().position(|c| c.ready.len() >= left);
+        if left == 1 { None } else { holds.or(self.chunks.len().checked_sub(1)) }
+    }
+
     /// Feeds the token that the last run drew (or that [`Session::put`] wrote).
     pub fn step(&mut self) -> Result<()> {
-        self.room(1)?;
-        self.run(0, 1)
+        self.step_batch(&[BatchRow { sequence: 0, live: true }])
     }
 
-    /// Replaces the drawn token, for choices that the host makes.
-    pub fn put(&mut self, token: u32) -> Result<()> {
-        Ok(self.device.write(&self.shared.token, &[token])?)
-    }
-
-    /// Starts reading the drawn token.
-    pub fn token(&self) -> Result<PendingToken> {
-        Ok(PendingToken(self.device.fetch(&self.shared.token)?))
-    }
-
-    /// Logits after the last token fed, `[V]`.
-    pub fn logits(&self) -> Result<Vec<f32>> {
-        Ok(self.device.read(&self.shared.logits)?)
-    }
-
-    /// Dispatches in one decode step.
-    pub fn step_dispatches(&self) -> usize {
-        self.chunks[0].program.dispatches()
-    }
-
-    /// The decode program, for measurements.
-    pub fn step_program(&self) -> &dyn Program {
-        &*self.chunks[0].program
-    }
-
-    fn room(&self, tokens: usize) -> Result<()> {
-        let needed = self.position.saturating_add(tokens);
-        if needed > self.capacity {
-            return Err(Error::Context { needed, available: self.capacity });
+    /// Feeds each live row the token that the last step of as many rows drew for it (or that
+    /// [`Session::put_batch`] wrote). Sequences stand in rising order.
+    pub fn step_batch(&mut self, batch: &[BatchRow]) -> Result<()> {
+        if !batch.is_sorted_by(|a, b| a.sequence < b.sequence) {
+            return Err(Error::Session("rows of a step must be of different sequences, in order".into()));
+        }
+        let step = self.step_of(batch.len())?;
+        let (mut rows, mut draws) = (Vec::new(), Vec::new());
+        for &BatchRow { sequence, live } in batch {
+            self.room(sequence, usize::from(live))?;
+            let position = self.sequences[sequence].position;
+            let dead = Row { slot: self.beyond() as u32, ..self.row_at(sequence, position.saturating_sub(1)) };
+            rows.push(if live { self.row(sequence, 0) } else { dead });
+            draws.push((sequence, position + 1));
+        }
+        self.run(Which::Step(step), &rows, &draws)?;
+        for row in batch.iter().filter(|row| row.live) {
+            self.sequences[row.sequence].position += 1;
         }
         Ok(())
     }
 
-    fn run(&mut self, index: usize, valid: usize) -> Result<()> {
-        let chunk = &self.chunks[index];
-        let (m, first) = (chunk.stream.len(), self.position);
-        let positions: Vec<u32> = (0..m).map(|i| (first + i.min(valid - 1)) as u32).collect();
-        let slot = |i: usize| if i < valid { first + i } else { self.capacity } as u32;
-        let slots: Vec<u32> = (0..m).map(slot).collect();
-        let span: Vec<u32> = (0..m).flat_map(|i| [0, (first + i.min(valid - 1)) as u32]).collect();
-        self.device.write(&chunk.stream.positions, &positions)?;
-        self.device.write(&chunk.stream.slots, &slots)?;
-        self.device.write(&chunk.stream.span, &span)?;
-        self.device.write(&chunk.pick, &[valid as u32 - 1])?;
-        self.device.write(&self.shared.random, &[self.seed, (first + valid) as u32])?;
-        chunk.program.submit()?;
-        self.position += valid;
+    /// Feeds tokens of one sequence as rows of one step: logits and drawn tokens are those after each of them.
+    pub fn verify(&mut self, sequence: usize, ids: &[u32]) -> Result<()> {
+        self.known(ids)?;
+        self.room(sequence, ids.len())?;
+        let step = self.step_of(ids.len())?;
+        self.steps[step].ready.write_ids(&self.device, ids)?;
+        let rows: Vec<Row> = (0..ids.len()).map(|i| self.row(sequence, i)).collect();
+        let first = self.sequences[sequence].position;
+        let draws: Vec<_> = (1..=ids.len()).map(|i| (sequence, first + i)).collect();
+        self.run(Which::Step(step), &rows, &draws)?;
+        self.sequences[sequence].position += ids.len();
+        Ok(())
+    }
+
+    /// Replaces the drawn token, for choices that the host makes.
+    pub fn put(&mut self, token: u32) -> Result<()> {
+        self.put_batch(&[token])
+    }
+
+    /// Replaces the tokens that the next step of as many rows takes.
+    pub fn put_batch(&mut self, tokens: &[u32]) -> Result<()> {
+        self.known(tokens)?;
+        let step = self.step_of(tokens.len())?;
+        self.steps[step].ready.write_ids(&self.device, tokens)
+    }
+
+    /// Starts reading the drawn token.
+    pub fn token(&self) -> Result<PendingToken> {
+        Ok(PendingToken(self.tokens()?))
+    }
+
+    /// Starts reading the tokens that the last run drew, by row.
+    pub fn tokens(&self) -> Result<PendingTokens> {
+        Ok(PendingTokens(self.device.fetch(&self.drawn().tokens)?))
+    }
+
+    /// Logits after the last token fed, `[V]`; after a step of several rows `[B, V]`, padding included.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        Ok(self.device.read(&self.drawn().logits)?)
+    }
+
+    /// Dispatches in one decode step.
+    pub fn step_dispatches(&self) -> usize {
+        self.step_program().dispatches()
+    }
+
+    /// The decode program, for measurements.
+    pub fn step_program(&self) -> &dyn Program {
+        &*self.steps[0].ready.program
+    }
+
+    fn drawn(&self) -> &Drawn {
+        &self.steps[self.newest].ready.drawn
+    }
+
+    fn sequence(&self, sequence: usize) -> Result<&Sequence> {
+        let missing = || Error::Session(format!("sequence {sequence} of {}", self.sequences.len()));
+        self.sequences.get(sequence).ok_or_else(missing)
+    }
+
+    fn known(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            Some(id) => Err(Error::Vocabulary { id: *id, vocab: self.vocab }),
+            None => Ok(()),
+        }
+    }
+
+    fn room(&self, sequence: usize, tokens: usize) -> Result<()> {
+        let needed = self.sequence(sequence)?.position.saturating_add(tokens);
+        if needed > self.layout.capacity {
+            return Err(Error::Context { needed, available: self.layout.capacity });
+        }
+        Ok(())
+    }
+
+    /// The smallest step of so many rows.
+    fn step_of(&self, rows: usize) -> Result<usize> {
+        let step = self.steps.iter().position(|s| rows > 0 && s.ready.len() >= rows);
+        step.ok_or_else(|| {
+            Error::Session(format!("a step of {rows} rows; this session has up to {}", self.layout.rows))
+        })
+    }
+
+    /// A row of the cache that it does not have.
+    fn beyond(&self) -> usize {
+        self.layout.sequences * self.layout.capacity
+    }
+
+    /// The row of a sequence's token `ahead` of its position.
+    fn row(&self, sequence: usize, ahead: usize) -> Row {
+        self.row_at(sequence, self.sequences[sequence].position + ahead)
+    }
+
+    fn row_at(&self, sequence: usize, position: usize) -> Row {
+        let first = sequence * self.layout.capacity;
+        let slot = (first + position) as u32;
+        Row { position: position as u32, slot, span: [first as u32, slot] }
+    }
+
+    /// Runs a program whose rows draw as these sequences do; the number of a draw is its position, so it
+    /// does not depend on how the tokens before it were fed.
+    fn run(&mut self, which: Which, rows: &[Row], draws: &[(usize, usize)]) -> Result<()> {
+        let (width, beyond) = (self.steps[which.step()].ready.len(), self.beyond());
+        let (mut control, mut random) = (Vec::new(), Vec::new());
+        for &(sequence, number) in draws {
+            let draw = self.sequences[sequence].draw;
+            control.extend(draw.control());
+            random.extend([draw.seed, number as u32]);
+        }
+        control.resize(width * CONTROL, 0.0);
+        random.resize(width * 2, 0);
+        let step = &mut self.steps[which.step()];
+        if step.control != control {
+            self.device.write(&step.ready.drawn.control, &control)?;
+            step.control = control;
+        }
+        self.device.write(&step.ready.drawn.random, &random)?;
+        let stage = match which {
+            Which::Chunk(i) => &self.chunks[i],
+            Which::Step(i) => &self.steps[i],
+        };
+        stage.ready.run(&self.device, rows, beyond)?;
+        self.newest = which.step();
         Ok(())
     }
 }
 
-fn padded_ids(part: &[u32], m: usize) -> Vec<u32> {
-    let mut ids = part.to_vec();
-    ids.resize(m, 0);
-    ids
+/// A program of a session; chunks draw as the step of one row does.
+#[derive(Clone, Copy)]
+enum Which {
+    Chunk(usize),
+    Step(usize),
+}
+
+impl Which {
+    fn step(self) -> usize {
+        match self {
+            Which::Chunk(_) => 0,
+            Which::Step(i) => i,
+        }
+    }
+}
+
+/// Tokens that are being read back.
+pub struct PendingTokens(Box<dyn Pending>);
+
+impl PendingTokens {
+    /// Waits for them.
+    pub fn wait(self) -> Result<Vec<u32>> {
+        Ok(bytemuck::pod_collect_to_vec::<u8, u32>(&self.0.wait()?))
+    }
 }
 
 /// A token that is being read back.
-pub struct PendingToken(Box<dyn Pending>);
+pub struct PendingToken(PendingTokens);
 
 impl PendingToken {
     /// Waits for it.
     pub fn wait(self) -> Result<u32> {
-        let bytes = self.0.wait()?;
-        Ok(bytemuck::pod_collect_to_vec::<u8, u32>(&bytes).first().copied().unwrap_or(0))
+        Ok(self.0.wait()?.first().copied().unwrap_or(0))
     }
 }

@@ -1,4 +1,8 @@
-//! CPU kernels of the forward row: tiles of queries for many tokens, dot products for one.
+//! CPU kernels of the forward row: tiles of queries for many tokens, dot products for few.
+//!
+//! A few tokens (the rows of a batch that decodes, or of a draft) are computed one by one. A batch's rows
+//! see different keys, which tiles would multiply for all of them; and a row gives the same bits however
+//! many stand beside it.
 
 use super::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use super::{Attention, NOTHING};
@@ -7,16 +11,20 @@ use crate::op::Args;
 use crate::cpu::math::exp;
 use std::ops::Range;
 
+/// Tokens that are computed one by one.
+const FEW: u32 = 16;
+
 pub(super) fn forward(p: &Attention, mut args: Args<'_>) {
     let (h, d, shared) = (p.h as usize, p.d as usize, p.shared());
     let (q, span) = (args.read::<f32>(0), args.read::<u32>(3));
     let (k, v) = (Cache::of(&args, 1), Cache::of(&args, 2));
     let (o, lse) = (args.write::<f32>(4), args.write::<f32>(5));
-    if p.m == 1 {
-        let keys = p.keys(span, 0);
-        let work = 2 * keys.len() * shared * d;
-        parallel::rows2(o, shared * d, lse, shared, work, |kv, o, lse| {
-            decode(p, &q[kv * shared * d..], k, v, kv, keys.clone(), o, lse);
+    if p.m <= FEW {
+        let (m, g) = (p.m as usize, p.g as usize);
+        let keys: usize = (0..m).map(|i| p.keys(span, i).len()).sum();
+        let work = 2 * keys.div_ceil(m) * shared * d;
+        parallel::rows2(o, shared * d, lse, shared, work, |at, o, lse| {
+            decode(p, &q[at * shared * d..], k, v, at % g, p.keys(span, at / g), o, lse);
         });
         return;
     }
@@ -209,7 +217,7 @@ fn finish(o: &mut [f32], sums: &[f32], most: f32, total: f32) -> f32 {
     most + total.ln()
 }
 
-/// One token: every key and value is read once for the heads that share it.
+/// One token and key-value head: every key and value is read once for the query heads that share it.
 #[expect(clippy::too_many_arguments, reason = "operands and results of one kernel")]
 fn decode(
     p: &Attention,

@@ -1,0 +1,224 @@
+//! The programs of a session, recorded and planned before any device.
+//!
+//! Two kinds, over one cache. A *chunk* takes tokens of one prompt and gives the logits after the last
+//! of them; the shorter tail of a prompt is padded into the smallest chunk that holds it. A *step* takes
+//! a token for each of its rows and gives logits and a drawn token for every row. The rows may be
+//! sequences of a batch, or consecutive tokens of one sequence (a draft to be verified). Steps come in
+//! powers of two, rows that are left over are padding. Padding goes to a row beyond the cache, which
+//! nothing keeps.
+
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::forward::{self, Stream, Trace};
+use crate::weights::Model;
+use tritter_runtime::device::{Arena, Program};
+use tritter_runtime::ops::{copy, gather, sample};
+use tritter_runtime::{DType, Device, Graph, Plan, Tensor, Value};
+
+/// Tokens that a chunk takes; a prompt of one token is a step.
+pub const CHUNKS: [usize; 3] = [16, 64, 256];
+
+/// Most rows of a step.
+pub const MOST_ROWS: usize = 64;
+
+/// What a session has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Positions of every sequence.
+    pub capacity: usize,
+    /// Sequences that have a place in the cache.
+    pub sequences: usize,
+    /// Most rows of a step, at least one: sequences that decode together, or a draft and the token before it.
+    pub rows: usize,
+    /// f32 or f16.
+    pub cache: DType,
+}
+
+impl Layout {
+    /// One sequence that decodes token by token.
+    pub fn single(capacity: usize, cache: DType) -> Layout {
+        Layout { capacity, sequences: 1, rows: 1, cache }
+    }
+
+    /// Checks it against a model; gives the rows of its cache.
+    pub(crate) fn check(&self, model: &Model) -> Result<usize> {
+        let Layout { capacity, sequences, rows, .. } = *self;
+        if capacity == 0 || capacity > model.positions {
+            return Err(Error::Context { needed: capacity, available: model.positions });
+        }
+        if sequences == 0 || rows == 0 || rows > MOST_ROWS {
+            return Err(Error::Session(format!(
+                "{sequences} sequences in steps of {rows} rows; there must be one at least and {MOST_ROWS} rows at most"
+            )));
+        }
+        // Rows of the cache are numbered in u32, and one number stands for none.
+        let total = sequences.checked_mul(capacity).filter(|&total| total < u32::MAX as usize);
+        total.ok_or(Error::Context { needed: capacity, available: u32::MAX as usize / sequences })
+    }
+}
+
+/// What a step writes, and how it draws.
+#[derive(Clone, Debug)]
+pub(crate) struct Drawn {
+    /// `[B, V]`.
+    pub(crate) logits: Tensor,
+    /// `[B]`, the next step's input.
+    pub(crate) tokens: Tensor,
+    /// Settings by row.
+    pub(crate) control: Tensor,
+    /// Seed and number of the draw, `[B, 2]`.
+    pub(crate) random: Tensor,
+}
+
+/// Settings of a row in `control`.
+pub(crate) const CONTROL: usize = 4;
+
+impl Drawn {
+    fn new(rows: usize, vocab: usize) -> Drawn {
+        Drawn {
+            logits: Tensor::state(format!("step{rows}.logits"), [rows, vocab], DType::F32),
+            tokens: Tensor::state(format!("step{rows}.tokens"), [rows], DType::U32),
+            control: Tensor::input(format!("step{rows}.control"), [rows, CONTROL], DType::F32),
+            random: Tensor::input(format!("step{rows}.random"), [rows, 2], DType::U32),
+        }
+    }
+
+    /// Records the copy of logits `x` and a draw for each of their rows.
+    fn record(&self, g: &mut Graph, x: Value) -> Result<()> {
+        let [logits, tokens, control, random] =
+            [&self.logits, &self.tokens, &self.control, &self.random].map(|t| g.bind(t));
+        copy::copy_into(g, x, logits)?;
+        for row in 0..self.tokens.spec().elements() {
+            let x = g.rows(x, row, 1)?;
+            let control = g.elements(control, row * CONTROL, CONTROL)?;
+            let random = g.elements(random, 2 * row, 2)?;
+            let token = g.elements(tokens, row, 1)?;
+            sample::sample_into(g, x, control, random, token)?;
+        }
+        Ok(())
+    }
+}
+
+/// A program before it has a device.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    stream: Stream,
+    pick: Option<Tensor>,
+    drawn: Drawn,
+    pub(crate) graph: Graph,
+    pub(crate) plan: Plan,
+}
+
+/// All programs of a layout: chunks, then steps, each by rising length.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) chunks: Vec<Recorded>,
+    pub(crate) steps: Vec<Recorded>,
+}
+
+impl Programs {
+    /// Records and plans.
+    pub(crate) fn record(model: &Model, cache: &Cache, layout: &Layout) -> Result<Programs> {
+        let widths = (0..).map(|i| 1 << i).take_while(|width| *width < 2 * layout.rows);
+        let steps: Vec<Recorded> = widths.map(|rows| step(model, cache, rows)).collect::<Result<_>>()?;
+        let lengths = (0..CHUNKS.len()).filter(|&i| i.checked_sub(1).map_or(1, |i| CHUNKS[i]) < layout.capacity);
+        let first = steps.first().map(|step| step.drawn.clone());
+        let drawn = first.ok_or_else(|| Error::Session("a step has no rows".into()))?;
+        let chunks = lengths.map(|i| chunk(model, cache, &drawn, CHUNKS[i])).collect::<Result<_>>()?;
+        Ok(Programs { chunks, steps })
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Recorded> {
+        self.chunks.iter().chain(&self.steps)
+    }
+}
+
+/// One row a sequence, or one row a token of a draft.
+fn step(model: &Model, cache: &Cache, rows: usize) -> Result<Recorded> {
+    let mut stream = Stream::new(&format!("step{rows}"), rows);
+    let drawn = Drawn::new(rows, model.config.vocab_size);
+    stream.ids = drawn.tokens.clone();
+    let mut graph = Graph::new(format!("step of {rows}"));
+    let g = &mut graph;
+    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
+    let x = forward::logits(g, model, x)?;
+    drawn.record(g, x)?;
+    let plan = Plan::new(&graph);
+    Ok(Recorded { stream, pick: None, drawn, graph, plan })
+}
+
+/// `m` tokens of one sequence.
+fn chunk(model: &Model, cache: &Cache, drawn: &Drawn, m: usize) -> Result<Recorded> {
+    let stream = Stream::new(&format!("chunk{m}"), m);
+    let pick = Tensor::input(format!("chunk{m}.pick"), [1], DType::U32);
+    let mut graph = Graph::new(format!("{m} tokens"));
+    let g = &mut graph;
+    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
+    let row = g.bind(&pick);
+    let x = gather::gather(g, x, row, DType::F32)?;
+    let x = forward::logits(g, model, x)?;
+    drawn.record(g, x)?;
+    let plan = Plan::new(&graph);
+    Ok(Recorded { stream, pick: Some(pick), drawn: drawn.clone(), graph, plan })
+}
+
+/// One row of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// Angle of RoPE.
+    pub(crate) position: u32,
+    /// Row of the cache that it writes.
+    pub(crate) slot: u32,
+    /// First and last row of the cache that it sees.
+    pub(crate) span: [u32; 2],
+}
+
+/// A compiled program.
+pub(crate) struct Ready {
+    stream: Stream,
+    pick: Option<Tensor>,
+    pub(crate) drawn: Drawn,
+    pub(crate) program: Box<dyn Program>,
+}
+
+impl Recorded {
+    pub(crate) fn compile(self, device: &Device, arena: &Arena) -> Result<Ready> {
+        for tensor in self.graph.tensors() {
+            device.allocate(tensor)?;
+        }
+        let program = device.compile(&self.graph, &self.plan, arena)?;
+        Ok(Ready { stream: self.stream, pick: self.pick, drawn: self.drawn, program })
+    }
+}
+
+impl Ready {
+    /// Rows that it takes.
+    pub(crate) fn len(&self) -> usize {
+        self.stream.len()
+    }
+
+    /// Writes the ids, zero for padding.
+    pub(crate) fn write_ids(&self, device: &Device, ids: &[u32]) -> Result<()> {
+        let mut ids = ids.to_vec();
+        ids.resize(self.len(), 0);
+        Ok(device.write(&self.stream.ids, &ids)?)
+    }
+
+    /// Writes where the rows stand and puts a run into the queue. Padding sees what the last row sees,
+    /// for spans must not fall, and is written to row `beyond` of the cache.
+    pub(crate) fn run(&self, device: &Device, rows: &[Row], beyond: usize) -> Result<()> {
+        let Some(last) = rows.last() else { return Ok(()) };
+        let mut rows = rows.to_vec();
+        let valid = rows.len() as u32;
+        rows.resize(self.len(), Row { slot: beyond as u32, ..*last });
+        let column = |f: fn(&Row) -> u32| rows.iter().map(f).collect::<Vec<u32>>();
+        device.write(&self.stream.positions, &column(|r| r.position))?;
+        device.write(&self.stream.slots, &column(|r| r.slot))?;
+        device.write(&self.stream.span, &rows.iter().flat_map(|r| r.span).collect::<Vec<u32>>())?;
+        if let Some(pick) = &self.pick {
+            device.write(pick, &[valid - 1])?;
+        }
+        self.program.submit()?;
+        Ok(())
+    }
+}
