@@ -9,6 +9,7 @@
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::host_sampling::Sampling;
 use crate::programs::{CONTROL, Drawn, Layout, Programs, Ready, Row};
 use crate::weights::Model;
 use std::collections::HashSet;
@@ -30,6 +31,13 @@ pub struct Draw {
 impl Draw {
     /// The most likely token.
     pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 0, seed: 0 };
+
+    /// The draw of these settings, if the device has it: top-p, min-p and penalties it has not.
+    pub fn of(sampling: &Sampling, seed: u64) -> Option<Draw> {
+        let plain = sampling.top_p >= 1.0 && sampling.min_p <= 0.0 && sampling.repeat_penalty == 1.0;
+        let top_k = u32::try_from(sampling.top_k).unwrap_or(0);
+        plain.then_some(Draw { temperature: sampling.temperature, top_k, seed: (seed ^ (seed >> 32)) as u32 })
+    }
 
     fn control(&self) -> [f32; CONTROL] {
         [self.temperature, self.top_k as f32, 0.0, 0.0]
@@ -313,6 +321,11 @@ impl Session {
     /// Logits after the last token fed, `[V]`; after a step of several rows `[B, V]`, padding included.
     pub fn logits(&self) -> Result<Vec<f32>> {
         Ok(self.device.read(&self.drawn().logits)?)
+    }
+
+    /// Rows of the step that takes so many, padding included.
+    pub fn width(&self, rows: usize) -> Result<usize> {
+        Ok(self.steps[self.step_of(rows)?].ready.len())
     }
 
     /// Dispatches in one decode step.

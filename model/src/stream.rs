@@ -45,7 +45,7 @@ impl<'a> StreamDecoder<'a> {
     }
 
     /// What is left at the end; an unfinished character becomes U+FFFD.
-    pub fn finish(mut self) -> Result<Option<String>> {
+    pub fn finish(&mut self) -> Result<Option<String>> {
         let text = if self.tokenizer.is_byte_level() {
             String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).into_owned()
         } else {

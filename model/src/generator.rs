@@ -1,0 +1,362 @@
+//! Generating text: prompts in, tokens and text out, over a [`Session`].
+//!
+//! Prompts are fed one after the other, then decode together; a sequence that ends makes room for the
+//! next prompt. A sequence's tokens do not depend on those beside it: each draws with its own seed, and
+//! the number of a draw is its position.
+//!
+//! Where the device draws and queues its runs, the next step is put into the queue before this one's
+//! tokens are read. An end (of text, by a stop string) is then seen one step late: the surplus token is
+//! dropped and the position set back.
+
+use crate::error::{Error, Result};
+use crate::host_sampling::{Sampler, Sampling};
+use crate::lookup;
+use crate::session::{BatchRow, Draw, PendingTokens, Session};
+use crate::stop::StopStrings;
+use crate::stream::StreamDecoder;
+use crate::tokenizer::Tokenizer;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A prompt and how it is to be continued.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Ids of the prompt, at least one beyond `cached`.
+    pub ids: Vec<u32>,
+    /// So many of them are in the cache of the first sequence already.
+    pub cached: usize,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// It has as many tokens as were asked for.
+    Length,
+    /// The model drew a token that ends a text.
+    End,
+    /// A stop string came.
+    Stop,
+}
+
+/// A continuation.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// Tokens without the one that ends a text; with those of a stop string.
+    pub ids: Vec<u32>,
+    /// Text without special tokens and without the stop string.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// What a run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Took {
+    /// Tokens of prompts that were fed.
+    pub prompt_tokens: usize,
+    /// Feeding them, with the first token of each.
+    pub prefill: Duration,
+    /// From the beginning to the first token.
+    pub first_token: Duration,
+    /// Tokens that steps gave and that were kept.
+    pub decoded: usize,
+    /// All steps.
+    pub decode: Duration,
+    /// Steps.
+    pub steps: usize,
+    /// Tokens that look-up proposed.
+    pub drafted: usize,
+    /// Those that were what the model says.
+    pub accepted: usize,
+    /// Sum over steps and sequences of the tokens that a row saw.
+    pub visible: u64,
+    /// Rows of steps.
+    pub rows: usize,
+}
+
+/// Generates over a session.
+pub struct Generator<'a> {
+    /// The session; its sequences are taken as needed.
+    pub session: &'a mut Session,
+    /// Turns tokens into text.
+    pub tokenizer: &'a Tokenizer,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+    /// Strings that end a text.
+    pub stops: Vec<String>,
+    /// Tokens that prompt look-up proposes at a time; 0 is off. Greedy, one sequence at a time.
+    pub draft: usize,
+    /// Steps that are put into the queue before the tokens of the one under way are read.
+    pub ahead: usize,
+}
+
+/// A sequence in the making.
+struct Row<'t> {
+    job: usize,
+    sequence: usize,
+    prompt: usize,
+    most: usize,
+    /// Prompt and what came after it.
+    history: Vec<u32>,
+    /// New tokens that were drawn or will be by steps under way.
+    asked: usize,
+    sampler: Option<Sampler>,
+    decoder: StreamDecoder<'t>,
+    stops: StopStrings,
+    text: String,
+    finish: Option<Finish>,
+}
+
+impl Row<'_> {
+    fn wants(&self) -> bool {
+        self.finish.is_none() && self.asked < self.most
+    }
+
+    fn produced(&self) -> usize {
+        self.history.len() - self.prompt
+    }
+
+    fn last(&self) -> u32 {
+        self.history.last().copied().unwrap_or(0)
+    }
+
+    /// Takes the next token.
+    fn accept(&mut self, token: u32, ends: &[u32], sink: &mut dyn FnMut(usize, &str)) -> Result<()> {
+        if ends.contains(&token) {
+            self.finish = Some(Finish::End);
+            return Ok(());
+        }
+        self.history.push(token);
+        if let Some(piece) = self.decoder.push(token)? {
+            self.show(&piece, sink);
+        }
+        if self.finish.is_none() && self.produced() >= self.most {
+            self.finish = Some(Finish::Length);
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, piece: &str, sink: &mut dyn FnMut(usize, &str)) {
+        let passed = self.stops.push(piece);
+        self.put(&passed.text, sink);
+        if passed.stop.is_some() {
+            self.finish = Some(Finish::Stop);
+        }
+    }
+
+    fn put(&mut self, text: &str, sink: &mut dyn FnMut(usize, &str)) {
+        if !text.is_empty() {
+            self.text.push_str(text);
+            sink(self.job, text);
+        }
+    }
+
+    fn done(mut self, sink: &mut dyn FnMut(usize, &str)) -> Result<Generated> {
+        if self.finish != Some(Finish::Stop)
+            && let Some(rest) = self.decoder.finish()?
+        {
+            self.show(&rest, sink);
+        }
+        if self.finish != Some(Finish::Stop) {
+            let held = std::mem::take(&mut self.stops).finish();
+            self.put(&held, sink);
+        }
+        let finish = self.finish.unwrap_or(Finish::Length);
+        Ok(Generated { ids: self.history.split_off(self.prompt), text: self.text, finish })
+    }
+}
+
+impl<'a> Generator<'a> {
+    /// Generates until the asked length; one step ahead where the device queues its runs.
+    pub fn new(session: &'a mut Session, tokenizer: &'a Tokenizer) -> Generator<'a> {
+        let ahead = usize::from(session.queues());
+        Generator { session, tokenizer, ends: Vec::new(), stops: Vec::new(), draft: 0, ahead }
+    }
+
+    /// Continues every prompt; `sink` gets the index of a job and the next piece of its text.
+    pub fn run(&mut self, jobs: &[Job], sink: &mut dyn FnMut(usize, &str)) -> Result<(Vec<Generated>, Took)> {
+        self.check(jobs)?;
+        let start = Instant::now();
+        // Rows of a step are all chosen in one place.
+        let host = jobs.iter().any(|job| Draw::of(&job.sampling, job.seed).is_none());
+        let mut took = Took::default();
+        let mut done: Vec<Option<Generated>> = jobs.iter().map(|_| None).collect();
+        let mut rows: Vec<Row<'a>> = Vec::new();
+        let mut waiting = jobs.iter().enumerate();
+        loop {
+            let taken: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
+            for sequence in (0..self.session.layout().sequences).filter(|s| !taken.contains(s)) {
+                let Some((index, job)) = waiting.next() else { break };
+                let begin = Instant::now();
+                let row = self.feed(index, job, sequence, host, sink)?;
+                took.prefill += begin.elapsed();
+                took.prompt_tokens += job.ids.len() - job.cached;
+                if took.first_token.is_zero() {
+                    took.first_token = start.elapsed();
+                }
+                rows.push(row);
+            }
+            if rows.is_empty() {
+                break;
+            }
+            rows.sort_by_key(|row| row.sequence);
+            let begin = Instant::now();
+            if rows.iter().all(|row| row.finish.is_none()) {
+                match rows.as_mut_slice() {
+                    [row] if self.draft > 0 => self.speculate(row, &mut took, sink)?,
+                    rows => self.decode(rows, &mut took, sink)?,
+                }
+            }
+            took.decode += begin.elapsed();
+            for row in rows.extract_if(.., |row| row.finish.is_some()) {
+                // A surplus step went past the end.
+                let fed = self.session.position_of(row.sequence)?.min(row.history.len());
+                self.session.rewind(row.sequence, fed)?;
+                let job = row.job;
+                done[job] = Some(row.done(sink)?);
+            }
+        }
+        Ok((done.into_iter().flatten().collect(), took))
+    }
+
+    fn check(&self, jobs: &[Job]) -> Result<()> {
+        for job in jobs {
+            job.sampling.validate()?;
+            if job.ids.len() <= job.cached {
+                return Err(Error::Session("a prompt has no token to be fed".into()));
+            }
+            let needed = job.ids.len().saturating_add(job.max_tokens);
+            if needed > self.session.capacity() {
+                return Err(Error::Context { needed, available: self.session.capacity() });
+            }
+            if self.draft > 0 && (job.sampling.temperature > 0.0 || job.sampling.repeat_penalty != 1.0) {
+                return Err(Error::Session("drafts are verified against greedy choice; sampling must be off".into()));
+            }
+        }
+        if jobs.iter().any(|job| job.cached > 0) && jobs.len() > 1 {
+            return Err(Error::Session("only one prompt can go on from a cache".into()));
+        }
+        let Self { session, draft, .. } = self;
+        if *draft > 0 && (session.layout().sequences > 1 || session.layout().rows <= *draft) {
+            return Err(Error::Session(format!("drafts of {draft} need one sequence and steps of {} rows", draft + 1)));
+        }
+        Ok(())
+    }
+
+    /// Feeds a prompt and takes the first token.
+    fn feed(
+        &mut self,
+        index: usize,
+        job: &Job,
+        sequence: usize,
+        host: bool,
+        sink: &mut dyn FnMut(usize, &str),
+    ) -> Result<Row<'a>> {
+        let draw = Draw::of(&job.sampling, job.seed).unwrap_or(Draw::GREEDY);
+        self.session.set_draw_of(sequence, draw)?;
+        let sampler = if host { Some(Sampler::new(job.sampling, job.seed)?) } else { None };
+        self.session.rewind(sequence, job.cached)?;
+        self.session.prefill_of(sequence, &job.ids[job.cached..])?;
+        let mut row = Row {
+            job: index,
+            sequence,
+            prompt: job.ids.len(),
+            most: job.max_tokens,
+            history: job.ids.clone(),
+            asked: 1,
+            sampler,
+            decoder: StreamDecoder::new(self.tokenizer, true),
+            stops: StopStrings::new(&self.stops),
+            text: String::new(),
+            finish: (job.max_tokens == 0).then_some(Finish::Length),
+        };
+        let token = match &mut row.sampler {
+            None => self.session.token()?.wait()?,
+            Some(sampler) => sampler.sample(&mut self.session.logits()?, &row.history)?,
+        };
+        if row.finish.is_none() {
+            row.accept(token, &self.ends, sink)?;
+        }
+        Ok(row)
+    }
+
+    /// Steps until at least one row is finished, and none is under way.
+    fn decode(&mut self, rows: &mut [Row<'_>], took: &mut Took, sink: &mut dyn FnMut(usize, &str)) -> Result<()> {
+        let last: Vec<u32> = rows.iter().map(Row::last).collect();
+        self.session.put_batch(&last)?;
+        let host = rows.iter().any(|row| row.sampler.is_some());
+        let depth = if host { 1 } else { self.ahead + 1 };
+        let mut under_way: VecDeque<(Vec<bool>, PendingTokens)> = VecDeque::new();
+        loop {
+            let finished = rows.iter().any(|row| row.finish.is_some());
+            while !finished && under_way.len() < depth && rows.iter().any(Row::wants) {
+                let live: Vec<bool> = rows.iter().map(Row::wants).collect();
+                let row = |(row, &live): (&Row<'_>, &bool)| BatchRow { sequence: row.sequence, live };
+                self.session.step_batch(&rows.iter().zip(&live).map(row).collect::<Vec<_>>())?;
+                took.steps += 1;
+                for row in rows.iter_mut().filter(|row| row.wants()) {
+                    row.asked += 1;
+                    took.rows += 1;
+                    took.visible += self.session.position_of(row.sequence)? as u64;
+                }
+                under_way.push_back((live, self.session.tokens()?));
+            }
+            let Some((live, tokens)) = under_way.pop_front() else { return Ok(()) };
+            let tokens = if host { self.choose(rows)? } else { tokens.wait()? };
+            for ((row, token), _) in
+                rows.iter_mut().zip(tokens).zip(live).filter(|((row, _), live)| *live && row.finish.is_none())
+            {
+                row.accept(token, &self.ends, sink)?;
+                took.decoded += 1;
+            }
+        }
+    }
+
+    /// Chooses on the host, for settings that the device does not draw with.
+    fn choose(&mut self, rows: &mut [Row<'_>]) -> Result<Vec<u32>> {
+        let mut logits = self.session.logits()?;
+        let vocab = logits.len() / self.session.width(rows.len())?;
+        let choose = |(row, logits): (&mut Row<'_>, &mut [f32])| match &mut row.sampler {
+            Some(sampler) if row.finish.is_none() => sampler.sample(logits, &row.history),
+            _ => Ok(0),
+        };
+        let tokens: Vec<u32> = rows.iter_mut().zip(logits.chunks_mut(vocab)).map(choose).collect::<Result<_>>()?;
+        self.session.put_batch(&tokens)?;
+        Ok(tokens)
+    }
+
+    /// Decodes one sequence with drafts: each step feeds the last token and a draft, and keeps what the
+    /// model would have said itself.
+    fn speculate(&mut self, row: &mut Row<'_>, took: &mut Took, sink: &mut dyn FnMut(usize, &str)) -> Result<()> {
+        while row.finish.is_none() {
+            let left = row.most - row.produced();
+            let draft = lookup::draft(&row.history, self.draft.min(left - 1));
+            let mut ids = vec![row.last()];
+            ids.extend(&draft);
+            let fed = self.session.position_of(row.sequence)?;
+            self.session.verify(row.sequence, &ids)?;
+            let tokens = self.session.tokens()?.wait()?;
+            let right = draft.iter().zip(&tokens).take_while(|(draft, token)| draft == token).count();
+            took.steps += 1;
+            took.rows += ids.len();
+            took.visible += (1..=ids.len()).map(|i| (fed + i) as u64).sum::<u64>();
+            took.drafted += draft.len();
+            took.accepted += right;
+            for &token in &tokens[..=right.min(tokens.len() - 1)] {
+                if row.finish.is_none() {
+                    row.accept(token, &self.ends, sink)?;
+                    took.decoded += 1;
+                }
+            }
+            row.asked = row.produced();
+            self.session.rewind(row.sequence, fed + right + 1)?;
+        }
+        Ok(())
+    }
+}
