@@ -105,6 +105,9 @@ pub enum Error {
     /// Recording, planning or running.
     #[error(transparent)]
     Runtime(#[from] tritter_runtime::Error),
+    /// A long operation ended early because its caller asked for that.
+    #[error("stopped before it was done")]
+    Stopped,
     /// Logits or sampling settings cannot be sampled from.
     #[error("sampling: {0}")]
     Sampling(String),

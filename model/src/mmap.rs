@@ -32,6 +32,30 @@ impl Map {
     }
 }
 
+impl Map {
+    /// Lets the system take back the memory of whole pages inside these bytes. What is read of them again
+    /// comes from the file again, so this changes nothing but the memory in use. Without effect where the
+    /// system has no such call.
+    pub fn release(&self, bytes: std::ops::Range<usize>) {
+        /// A multiple of every page size in use.
+        const PAGE: usize = 1 << 16;
+        let first = bytes.start.next_multiple_of(PAGE);
+        let end = if bytes.end >= self.0.len() { self.0.len() } else { bytes.end / PAGE * PAGE };
+        if first >= end {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            // SAFETY: the mapping is private, and nothing ever writes to it, so there is no change of its
+            // own that dropping the pages could lose; the next read maps the file's content anew.
+            let advised =
+                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+            // Pages that stay are memory in use for longer, no fault.
+            drop(advised);
+        }
+    }
+}
+
 impl Deref for Map {
     type Target = [u8];
 
@@ -44,6 +68,20 @@ impl Deref for Map {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn released_pages_read_the_same_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a");
+        let content: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&file, &content).unwrap();
+        let map = Map::open(&file).unwrap();
+        for range in [0..300_000, 10..11, 70_000..200_000, 200_000..300_000, 5..5] {
+            assert_eq!(&*map, content);
+            map.release(range);
+        }
+        assert_eq!(&*map, content);
+    }
 
     #[test]
     fn maps_bytes_and_refuses_what_is_no_file() {

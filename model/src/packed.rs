@@ -1,40 +1,84 @@
 //! Ternary matrices between the checkpoint's bytes and the runtime's words.
 //!
 //! transformers packs rows `r, r+R, r+2R, r+3R` (R = out/4) of `[out, in]` codes into
-//! byte row r, bits 0–1 first; the runtime keeps each row contiguous, 16 codes in a word
-//! (`t2`). Code 3 occurs in neither.
+//! byte row r, bits 0–1 first; the runtime's plain layout keeps each row contiguous, 16 codes
+//! in a word (`t2`). Code 3 occurs in neither.
+//!
+//! Both directions go by whole words: the fields of four groups of four bytes, one above the
+//! other, are the codes of a word with columns and rows of a 4 × 4 table exchanged.
 
-/// Codes `t + 1` in the runtime's words from packed bytes `[out/4, in]`. `None` if a code 3 occurs.
-pub fn words_from_bytes(bytes: &[u8], out: usize, inner: usize) -> Option<Vec<u32>> {
-    let (quarter, row_words) = (out / 4, inner.div_ceil(16));
-    let mut words = vec![0x5555_5555u32; out * row_words];
-    for (row, target) in words.chunks_exact_mut(row_words).enumerate() {
-        let source = &bytes[row % quarter * inner..][..inner];
-        let shift = row / quarter * 2;
-        for (word, codes) in target.iter_mut().zip(source.chunks(16)) {
-            for (i, byte) in codes.iter().enumerate() {
-                let code = u32::from(byte >> shift & 3);
-                if code == 3 {
-                    return None;
-                }
-                *word = *word & !(3 << (2 * i)) | code << (2 * i);
-            }
-        }
-    }
-    Some(words)
+/// Code 1, the weight 0, in all 16 places of a word.
+pub const ZEROS: u32 = 0x5555_5555;
+/// The lowest bit of every code.
+const LOW: u32 = 0x5555_5555;
+/// The lowest code of every byte.
+const FIRST: u32 = 0x0303_0303;
+
+/// Words of a row of `inner` codes.
+pub fn row_words(inner: usize) -> usize {
+    inner.div_ceil(16)
 }
 
-/// Packed bytes `[out/4, in]` from the runtime's words. `out` must be a multiple of 4.
-pub fn bytes_from_words(words: &[u32], out: usize, inner: usize) -> Vec<u8> {
-    let (quarter, row_words) = (out / 4, inner.div_ceil(16));
-    let code = |row: usize, column: usize| (words[row * row_words + column / 16] >> (column % 16 * 2) & 3) as u8;
-    let mut bytes = vec![0u8; quarter * inner];
-    for (row, target) in bytes.chunks_exact_mut(inner).enumerate() {
-        for (column, byte) in target.iter_mut().enumerate() {
-            *byte = (0..4).map(|i| code(row + i * quarter, column) << (2 * i)).fold(0, |a, b| a | b);
+/// Whether a code 3 is among these words.
+pub fn has_three(words: &[u32]) -> bool {
+    words.iter().fold(0, |seen, word| seen | word & word >> 1 & LOW) != 0
+}
+
+/// Exchanges rows and columns of the 4 × 4 table of codes in a word: the code at bits `8j + 2s` goes
+/// to `8s + 2j`. Two exchanges of diagonal neighbours, first of codes, then of 2 × 2 blocks.
+#[inline(always)]
+fn transposed(word: u32) -> u32 {
+    let codes = (word ^ word >> 6) & 0x00CC_00CC;
+    let word = word ^ codes ^ codes << 6;
+    let blocks = (word ^ word >> 12) & 0x0000_F0F0;
+    word ^ blocks ^ blocks << 12
+}
+
+/// Codes of one row from the bytes of its byte row; `quarter` (0 to 3) is the place of the row in a
+/// byte. `words` takes [`row_words`] of `bytes.len()`; padding is code 1. A code 3 stays as it is, for
+/// [`has_three`].
+pub fn unpack_row(bytes: &[u8], quarter: usize, words: &mut [u32]) {
+    let shift = 2 * quarter as u32;
+    let word = |bytes: &[u8; 16]| {
+        let group = |s: usize| {
+            let four = [bytes[4 * s], bytes[4 * s + 1], bytes[4 * s + 2], bytes[4 * s + 3]];
+            (u32::from_le_bytes(four) >> shift & FIRST) << (2 * s)
+        };
+        transposed(group(0) | group(1) | group(2) | group(3))
+    };
+    let (whole, rest) = bytes.as_chunks::<16>();
+    for (target, bytes) in words.iter_mut().zip(whole) {
+        *target = word(bytes);
+    }
+    if let (Some(target), false) = (words.get_mut(whole.len()), rest.is_empty()) {
+        let mut padded = [ZEROS as u8; 16];
+        padded[..rest.len()].copy_from_slice(rest);
+        *target = word(&padded);
+    }
+}
+
+/// Code × scale of a row of codes.
+pub fn dequantise_row(words: &[u32], scale: f32, out: &mut [f32]) {
+    for (word, sixteen) in words.iter().zip(out.chunks_mut(16)) {
+        for (place, value) in sixteen.iter_mut().enumerate() {
+            *value = ((word >> (2 * place) & 3) as f32 - 1.0) * scale;
         }
     }
-    bytes
+}
+
+/// One byte row from the words of its four rows, in the order of their places in a byte.
+pub fn pack_rows(rows: [&[u32]; 4], bytes: &mut [u8]) {
+    for (i, target) in bytes.chunks_mut(16).enumerate() {
+        let mut sixteen = [0u8; 16];
+        for (quarter, row) in rows.iter().enumerate() {
+            let word = transposed(row.get(i).copied().unwrap_or(ZEROS));
+            for (s, four) in sixteen.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let codes = (word >> (2 * s) & FIRST) << (2 * quarter);
+                *four = (u32::from_le_bytes(*four) | codes).to_le_bytes();
+            }
+        }
+        target.copy_from_slice(&sixteen[..target.len()]);
+    }
 }
 
 #[cfg(test)]
@@ -46,17 +90,38 @@ mod tests {
     #[test]
     fn packing_and_unpacking_are_inverse_for_any_width() {
         let mut random = Random::new(7);
-        for (out, inner) in [(4, 1), (8, 16), (12, 33), (64, 160)] {
-            let bytes: Vec<u8> =
-                (0..out / 4 * inner).map(|_| (0..4).map(|i| (random.below(3) as u8) << (2 * i)).sum()).collect();
-            let words = words_from_bytes(&bytes, out, inner).unwrap();
-            assert_eq!(words.len(), out * inner.div_ceil(16));
-            assert_eq!(bytes_from_words(&words, out, inner), bytes);
+        for inner in [1, 3, 16, 17, 33, 160] {
+            let bytes: Vec<u8> = (0..inner).map(|_| (0..4).map(|i| (random.below(3) as u8) << (2 * i)).sum()).collect();
+            let rows: Vec<Vec<u32>> = (0..4)
+                .map(|quarter| {
+                    let mut words = vec![0; row_words(inner)];
+                    unpack_row(&bytes, quarter, &mut words);
+                    words
+                })
+                .collect();
+            for (column, byte) in bytes.iter().enumerate() {
+                for (quarter, row) in rows.iter().enumerate() {
+                    let code = row[column / 16] >> (column % 16 * 2) & 3;
+                    assert_eq!(code, u32::from(byte >> (2 * quarter) & 3), "row {quarter}, column {column} of {inner}");
+                }
+            }
+            for row in &rows {
+                assert!(!has_three(row));
+                let padding = 16 * row.len() - inner;
+                let last = u64::from(*row.last().unwrap()) >> (2 * (16 - padding));
+                assert_eq!(last, u64::from(ZEROS) & ((1 << (2 * padding)) - 1), "padding of {inner}");
+            }
+            let mut again = vec![0; inner];
+            pack_rows([&rows[0], &rows[1], &rows[2], &rows[3]], &mut again);
+            assert_eq!(again, bytes);
         }
     }
 
     #[test]
-    fn a_code_of_three_is_refused() {
-        assert_eq!(words_from_bytes(&[0b11], 4, 1), None);
+    fn a_code_of_three_is_seen_in_every_place() {
+        for place in 0..16 {
+            assert!(has_three(&[ZEROS, ZEROS | 3 << (2 * place)]), "{place}");
+        }
+        assert!(!has_three(&[0, ZEROS, 0xAAAA_AAAA]));
     }
 }

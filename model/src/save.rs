@@ -1,32 +1,78 @@
-//! Writing models as Hugging Face folders: masters in f32, or packed ternary weights.
+//! Writing models as Hugging Face folders: from a [`Source`], in any of the forms that are read, in one
+//! file or in shards; and the masters of a model that is being trained.
+//!
+//! Chunks of a few hundred thousand elements are made by all threads and written in order, so memory in
+//! use is some megabytes whatever the size of the model, and files depend on nothing but the arguments.
 
 use crate::config::{Config, LinearClass, Quantization};
 use crate::error::{BoxError, Error, Result};
-use crate::packed::bytes_from_words;
-use crate::tensor_names::{Kind, TensorSpec};
+use crate::online::Codes;
+use crate::packed::{pack_rows, row_words};
+use crate::source::{Source, rows, width};
+use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensor_write::{PendingFile, TensorHeader, prepare_safetensors, write_atomic};
-use crate::tensors::{Dtype, SINGLE_FILE};
-use crate::weights::{Form, Model};
-use half::bf16;
-use std::collections::{BTreeMap, HashMap};
+use crate::tensors::{Dtype, INDEX_FILE, SINGLE_FILE};
+use crate::weights::Model;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tritter_runtime::{DType, Device, Tensor};
+use tritter_runtime::{Device, Tensor};
 
-/// How scales and float tensors of a packed model are stored.
+/// Elements that one thread makes at a time, about.
+const CHUNK: usize = 1 << 19;
+
+/// How scales and float tensors are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Floats {
     /// f32: a packed model gives the same logits as its master.
     F32,
     /// bf16, as in the released 2B-4T checkpoint: smaller, and logits change.
     Bf16,
+    /// f16.
+    F16,
+}
+
+impl Floats {
+    /// The element type in the file.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Floats::F32 => Dtype::F32,
+            Floats::Bf16 => Dtype::BF16,
+            Floats::F16 => Dtype::F16,
+        }
+    }
+
+    /// Little-endian bytes of values, rounded to nearest.
+    pub(crate) fn bytes(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Floats::F32 => bytemuck::cast_slice(values).to_vec(),
+            Floats::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            Floats::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// How a folder is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Element type of scales and floats.
+    pub floats: Floats,
+    /// Bytes after which another shard begins; `None` writes one file.
+    pub shard: Option<u64>,
 }
 
 /// Writes `config.json`.
 pub fn write_config(folder: &Path, config: &Config) -> Result<()> {
-    let text = serde_json::to_string_pretty(&config.to_json());
-    let text = text.map_err(|source| Error::Json { path: folder.join("config.json"), source })?;
-    write_atomic(&folder.join("config.json"), format!("{text}\n").as_bytes())
+    write_json(&folder.join("config.json"), &config.to_json())
+}
+
+pub(crate) fn write_json(path: &Path, json: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(json);
+    let text = text.map_err(|source| Error::Json { path: path.to_path_buf(), source })?;
+    write_atomic(path, format!("{text}\n").as_bytes())
 }
 
 /// Prepares `model.safetensors` of a model in training form, read from its device.
@@ -52,109 +98,159 @@ pub fn packed_config(config: &Config) -> Config {
     Config { quantization: Quantization::Offline { linear_class }, ..config.clone() }
 }
 
-/// One tensor of a packed file.
-enum Entry<'a> {
-    Codes(&'a Tensor, usize, usize),
-    Floats(&'a Tensor),
+/// What is written of a tensor.
+pub(crate) enum Content {
+    /// Values as floats; of codes, code × scale.
+    Floats(TensorSpec, Floats),
+    /// Four codes to a byte.
+    Packed(TensorSpec),
+    /// Something small, ready to be written.
+    Ready(Vec<u8>),
 }
 
-/// Writes the weights of a model in running form as packed bytes with `weight_scale`.
-pub fn write_packed(folder: &Path, model: &Model, device: &Device, floats: Floats) -> Result<()> {
-    let (headers, entries) = packed_entries(folder, model, floats)?;
-    let source = &mut |i: usize, file: &mut dyn Write| -> Result<(), BoxError> {
-        match entries[i] {
-            Entry::Codes(codes, out, inner) => {
-                let words: Vec<u32> = device.read(codes)?;
-                file.write_all(&bytes_from_words(&words, out, inner))?;
-            }
-            Entry::Floats(tensor) => {
-                let values: Vec<f32> = device.read(tensor)?;
-                write_floats(file, &values, floats)?;
-            }
-        }
-        Ok(())
-    };
-    prepare_safetensors(&folder.join(SINGLE_FILE), &headers, &BTreeMap::new(), source)?.commit()?;
-    write_config(folder, &packed_config(&model.config))
+/// A tensor to be written.
+pub(crate) struct Item {
+    pub(crate) header: TensorHeader,
+    pub(crate) content: Content,
 }
 
-fn write_floats(file: &mut dyn Write, values: &[f32], floats: Floats) -> std::io::Result<()> {
-    match floats {
-        Floats::F32 => file.write_all(bytemuck::cast_slice(values)),
-        Floats::Bf16 => {
-            let halves: Vec<u16> = values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect();
-            file.write_all(bytemuck::cast_slice(&halves))
-        }
+impl Item {
+    pub(crate) fn floats(spec: TensorSpec, floats: Floats) -> Item {
+        let header = TensorHeader { name: spec.name.clone(), dtype: floats.dtype(), shape: spec.shape.clone() };
+        Item { header, content: Content::Floats(spec, floats) }
+    }
+
+    fn bytes(&self) -> u64 {
+        let bits =
+            self.header.shape.iter().fold(self.header.dtype.bitsize() as u64, |n, &size| n.saturating_mul(size as u64));
+        bits / 8
     }
 }
 
-fn packed_entries<'a>(folder: &Path, model: &'a Model, floats: Floats) -> Result<(Vec<TensorHeader>, Vec<Entry<'a>>)> {
-    let matrices: HashMap<&str, (&Tensor, &Tensor)> = model.ternary_matrices().collect();
-    if model.form != Form::Run || matrices.is_empty() {
-        return Err(Error::checkpoint(folder, "only a ternary model can be packed; this one has no ternary matrices"));
-    }
-    let all: HashMap<&str, &Tensor> = model.float_tensors().map(|t| (t.name(), t)).collect();
-    let dtype = if floats == Floats::F32 { Dtype::F32 } else { Dtype::BF16 };
-    let (mut headers, mut entries) = (Vec::new(), Vec::new());
-    for TensorSpec { name, shape, kind } in model.config.tensors() {
-        match (matrices.get(name.as_str()), kind) {
-            (Some((codes, scale)), Kind::Linear { .. }) => {
-                let (out, inner) = (shape[0], shape[1]);
-                if out % 4 != 0 {
-                    let problem =
-                        format!("has {out} rows, which four codes to a byte cannot divide; it cannot be packed");
-                    return Err(Error::tensor(folder, &name, problem));
-                }
-                headers.push(TensorHeader { name: name.clone(), dtype: Dtype::U8, shape: vec![out / 4, inner] });
-                entries.push(Entry::Codes(codes, out, inner));
-                headers.push(TensorHeader { name: format!("{name}_scale"), dtype, shape: vec![1] });
-                entries.push(Entry::Floats(scale));
+/// Writes weights and `config.json` of the form that `config` states: with an offline quantisation
+/// ternary matrices are packed, with their scales in the convention of its linear class (masters are made
+/// ternary on the way); otherwise everything is float, ternary matrices as code × scale. Masters cannot be
+/// recovered from codes: the absmean of code × scale differs from the scale (zeros count), so a config
+/// that is `online` gives another model where the source holds codes.
+pub fn write_folder(folder: &Path, config: &Config, source: &dyn Source, layout: Layout) -> Result<()> {
+    config.validate_from(&folder.join("config.json"))?;
+    let mut items = Vec::new();
+    for spec in config.tensors() {
+        match (config.quantization, spec.kind) {
+            (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }) => {
+                packed_items(spec, linear_class, source, layout.floats, &mut items)?;
             }
-            _ => {
-                let missing = || Error::tensor(folder, &name, "is not part of the model in memory");
-                entries.push(Entry::Floats(all.get(name.as_str()).copied().ok_or_else(missing)?));
-                headers.push(TensorHeader { name, dtype, shape });
-            }
+            _ => items.push(Item::floats(spec, layout.floats)),
         }
     }
-    Ok((headers, entries))
-}
-
-/// Writes a packed model as a plain dense one, every ternary matrix as code × scale in f32. The masters
-/// it was trained from cannot be recovered. The result keeps its online ternary config: absmean of
-/// `code × scale` differs from `scale` (zeros count), so it is written for `llama` folders only as
-/// dense; other families need their quantised activations and are refused by the caller.
-pub fn write_unpacked(folder: &Path, model: &Model, device: &Device, config: &Config) -> Result<()> {
-    let matrices: HashMap<&str, (&Tensor, &Tensor)> = model.ternary_matrices().collect();
-    let all: HashMap<&str, &Tensor> = model.float_tensors().map(|t| (t.name(), t)).collect();
-    let specs = model.config.tensors();
-    let header = |s: &TensorSpec| TensorHeader { name: s.name.clone(), dtype: Dtype::F32, shape: s.shape.clone() };
-    let headers: Vec<_> = specs.iter().map(header).collect();
-    let source = &mut |i: usize, file: &mut dyn Write| -> Result<(), BoxError> {
-        let spec = &specs[i];
-        let values = match (matrices.get(spec.name.as_str()), all.get(spec.name.as_str())) {
-            (Some((codes, scale)), _) => dense(device, codes, scale)?,
-            (None, Some(tensor)) => device.read(tensor)?,
-            (None, None) => return Err(format!("`{}` is not part of the model in memory", spec.name).into()),
-        };
-        Ok(file.write_all(bytemuck::cast_slice(&values))?)
-    };
-    prepare_safetensors(&folder.join(SINGLE_FILE), &headers, &BTreeMap::new(), source)?.commit()?;
+    write_items(folder, &items, source, layout.shard)?;
     write_config(folder, config)
 }
 
-fn dense(device: &Device, codes: &Tensor, scale: &Tensor) -> Result<Vec<f32>> {
-    let words: Vec<u32> = device.read(codes)?;
-    let scale: Vec<f32> = device.read(scale)?;
-    let values = tritter_runtime::reference::decode(codes.spec(), &words);
-    Ok(values.into_iter().map(|t| t as f32 * scale[0]).collect())
+fn packed_items(
+    spec: TensorSpec,
+    class: LinearClass,
+    source: &dyn Source,
+    floats: Floats,
+    items: &mut Vec<Item>,
+) -> Result<()> {
+    let scale = Codes::new(source, &spec)?.scale;
+    let stored = match class {
+        LinearClass::AutoBitLinear => scale,
+        LinearClass::BitLinear => 1.0 / scale,
+    };
+    let header = TensorHeader { name: scale_name(&spec.name), dtype: floats.dtype(), shape: vec![1] };
+    let scale = Item { header, content: Content::Ready(floats.bytes(&[stored])) };
+    let shape = vec![rows(&spec) / 4, width(&spec)];
+    let header = TensorHeader { name: spec.name.clone(), dtype: Dtype::U8, shape };
+    items.extend([Item { header, content: Content::Packed(spec) }, scale]);
+    Ok(())
 }
 
-impl Model {
-    /// Float weights of the checkpoint, RoPE tables left out.
-    fn float_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let norms = self.layers.iter().flat_map(|l| l.floats());
-        let ends = [Some(&self.embedding), Some(&self.norm), self.head.as_ref()].into_iter().flatten();
-        ends.chain(norms).filter(|t| t.spec().dtype == DType::F32)
+/// Writes tensors as one file, or as shards with their index.
+pub(crate) fn write_items(folder: &Path, items: &[Item], source: &dyn Source, shard: Option<u64>) -> Result<()> {
+    let shards = shards(items, shard);
+    if let [all] = &shards[..] {
+        return prepare(&folder.join(SINGLE_FILE), &items[all.clone()], source)?.commit();
     }
+    let mut places = serde_json::Map::new();
+    for (i, part) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        prepare(&folder.join(&name), &items[part.clone()], source)?.commit()?;
+        places.extend(items[part.clone()].iter().map(|item| (item.header.name.clone(), json!(name))));
+    }
+    let total: u64 = items.iter().map(Item::bytes).sum();
+    write_json(&folder.join(INDEX_FILE), &json!({ "metadata": { "total_size": total }, "weight_map": places }))
+}
+
+/// Which tensors stand together; a scale is never parted from its codes, so neither is ever alone.
+fn shards(items: &[Item], most: Option<u64>) -> Vec<std::ops::Range<usize>> {
+    let (mut all, mut first, mut size) = (Vec::new(), 0, 0u64);
+    for (i, item) in items.iter().enumerate() {
+        let small = matches!(item.content, Content::Ready(_));
+        if size > 0 && !small && most.is_some_and(|most| size + item.bytes() > most) {
+            all.push(first..i);
+            (first, size) = (i, 0);
+        }
+        size += item.bytes();
+    }
+    all.push(first..items.len());
+    all
+}
+
+fn prepare(path: &Path, items: &[Item], source: &dyn Source) -> Result<PendingFile> {
+    let headers: Vec<_> = items.iter().map(|item| item.header.clone()).collect();
+    prepare_safetensors(path, &headers, &BTreeMap::new(), &mut |i, file| match &items[i].content {
+        Content::Ready(bytes) => Ok(file.write_all(bytes)?),
+        Content::Floats(spec, floats) => {
+            let k = width(spec);
+            in_order(rows(spec), CHUNK / k, file, |first, count| {
+                let mut values = vec![0.0; count * k];
+                source.floats(spec, first, &mut values)?;
+                source.release(spec, first..first + count);
+                Ok(floats.bytes(&values))
+            })
+        }
+        Content::Packed(spec) => {
+            let matrix = Codes::new(source, spec)?;
+            let (quarter, k, words) = (rows(spec) / 4, width(spec), row_words(width(spec)));
+            in_order(quarter, CHUNK / 4 / k, file, |first, count| {
+                let read = |place: usize| {
+                    let mut codes = vec![0; count * words];
+                    matrix.read(place * quarter + first, &mut codes).map(|()| codes)
+                };
+                let parts = [read(0)?, read(1)?, read(2)?, read(3)?];
+                let mut bytes = vec![0; count * k];
+                for (row, bytes) in bytes.chunks_mut(k).enumerate() {
+                    pack_rows([0, 1, 2, 3].map(|place: usize| &parts[place][row * words..(row + 1) * words]), bytes);
+                }
+                Ok(bytes)
+            })?;
+            source.release(spec, 0..rows(spec));
+            Ok(())
+        }
+    })
+}
+
+/// Makes the bytes of `most` rows at a time on all threads, `make(first, count)`, and writes them in order.
+fn in_order(
+    n: usize,
+    most: usize,
+    file: &mut dyn Write,
+    make: impl Fn(usize, usize) -> Result<Vec<u8>> + Sync,
+) -> Result<(), BoxError> {
+    let most = most.max(1);
+    // Two chunks a thread: while the last ones are made, few threads wait.
+    let batch = most * 2 * rayon::current_num_threads();
+    for begin in (0..n).step_by(batch) {
+        let end = (begin + batch).min(n);
+        let chunks = (0..(end - begin).div_ceil(most)).into_par_iter().map(|i| {
+            let first = begin + i * most;
+            make(first, most.min(end - first))
+        });
+        for bytes in chunks.collect::<Result<Vec<_>>>()? {
+            file.write_all(&bytes)?;
+        }
+    }
+    Ok(())
 }

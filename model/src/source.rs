@@ -1,94 +1,162 @@
-//! Where weights come from: a checkpoint, or a seeded generator.
+//! Where weights come from, as the loader and the writers see it: a tensor by name, read by ranges of
+//! rows, from several threads at once. A checkpoint is here; random weights are in [`crate::seeded`].
+//!
+//! A row is the last axis; norms and biases are one row. Codes are `t + 1` in the runtime's plain words
+//! (`t2`, see [`tritter_runtime::dtype`]): 16 a word, lowest bits first, rows padded to words with code 1.
 
-use crate::config::{Config, LinearClass, Quantization};
+use crate::config::{LinearClass, Quantization};
 use crate::error::{Error, Result};
-use crate::packed::words_from_bytes;
-use crate::tensor_names::{Kind, TensorSpec};
-use crate::tensors::Checkpoint;
-use tritter_runtime::random::Random;
+use crate::packed::{dequantise_row, has_three, row_words, unpack_row};
+use crate::tensor_names::{Kind, TensorSpec, scale_name};
+use crate::tensors::{Checkpoint, Dtype};
+use std::ops::{Deref, Range};
+use tritter_runtime::DType;
 
-/// Ternary weights ready for a device.
-pub struct Ternary {
-    /// Codes in the runtime's layout.
-    pub words: Vec<u32>,
-    /// The factor that multiplies them.
-    pub scale: f32,
+/// How a source holds a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Stored {
+    /// Floats: f32, f16 or bf16. Any other width counts as f32, which it is rounded to.
+    Floats(DType),
+    /// Ternary codes and the factor that multiplies them, a positive number.
+    Ternary {
+        /// Factor of all codes.
+        scale: f32,
+    },
 }
 
 /// A source of weights by Hugging Face name.
-pub trait Source {
-    /// Values of a float tensor, row-major.
-    fn floats(&mut self, spec: &TensorSpec) -> Result<Vec<f32>>;
+pub trait Source: Sync {
+    /// How a tensor is held. Checks that it is there with the shape of `spec`, and its scale.
+    fn stored(&self, spec: &TensorSpec) -> Result<Stored>;
 
-    /// A ternary matrix, if the source holds it as one.
-    fn ternary(&mut self, spec: &TensorSpec) -> Result<Option<Ternary>>;
+    /// Values of whole rows from row `first`, as many as `out` takes; of codes, code × scale.
+    fn floats(&self, spec: &TensorSpec, first: usize, out: &mut [f32]) -> Result<()>;
+
+    /// Codes of whole rows from row `first`, as many as `out` takes, of a [`Stored::Ternary`]. Code 3 is
+    /// refused.
+    fn codes(&self, spec: &TensorSpec, first: usize, out: &mut [u32]) -> Result<()>;
+
+    /// The little-endian bytes of rows of [`Stored::Floats`] in the dtype stated there, without gaps;
+    /// `None` where they do not lie so.
+    fn in_place(&self, _spec: &TensorSpec, _rows: Range<usize>) -> Option<&[u8]> {
+        None
+    }
+
+    /// Says that these rows will not be read soon, so that the memory which maps them can go.
+    fn release(&self, _spec: &TensorSpec, _rows: Range<usize>) {}
 }
 
-/// Weights of a checkpoint.
-pub struct FromCheckpoint<'a> {
+/// Rows of a tensor: the product of all extents but the last.
+pub fn rows(spec: &TensorSpec) -> usize {
+    spec.shape.iter().rev().skip(1).product()
+}
+
+/// Elements of one of its rows.
+pub fn width(spec: &TensorSpec) -> usize {
+    spec.shape.last().copied().unwrap_or(1)
+}
+
+/// Weights of a checkpoint, borrowed (`&Checkpoint`) or owned (`Arc<Checkpoint>`).
+pub struct FromCheckpoint<C> {
     /// The open files.
-    pub checkpoint: &'a Checkpoint,
+    pub checkpoint: C,
     /// How ternary matrices are stored there.
     pub quantization: Quantization,
 }
 
-impl Source for FromCheckpoint<'_> {
-    fn floats(&mut self, spec: &TensorSpec) -> Result<Vec<f32>> {
-        self.checkpoint.f32(&spec.name, &spec.shape)
+impl<C: Deref<Target = Checkpoint>> FromCheckpoint<C> {
+    /// The convention of its scale, if a tensor is packed.
+    fn packed(&self, spec: &TensorSpec) -> Option<LinearClass> {
+        match (self.quantization, spec.kind) {
+            (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }) => Some(linear_class),
+            _ => None,
+        }
     }
 
-    fn ternary(&mut self, spec: &TensorSpec) -> Result<Option<Ternary>> {
-        let (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }) = (self.quantization, spec.kind)
-        else {
-            return Ok(None);
-        };
-        let (out, inner) = (spec.shape[0], spec.shape[1]);
-        let bytes = self.checkpoint.u8(&spec.name, &[out / 4, inner])?;
-        let path = self.checkpoint.path();
-        let fault = |problem: &str| Error::tensor(path, &spec.name, problem);
-        let words = words_from_bytes(bytes, out, inner)
-            .ok_or_else(|| fault("holds the code 3, which no ternary weight has; the file is damaged"))?;
-        let name = format!("{}_scale", spec.name);
-        let stored = self.checkpoint.f32(&name, &[1])?[0];
-        if !(stored.is_finite() && stored > 0.0) {
-            let problem = format!("is {stored}, a scale must be a positive number; the file is damaged");
-            return Err(Error::tensor(path, &name, problem));
-        }
-        let scale = match linear_class {
+    fn scale(&self, spec: &TensorSpec, class: LinearClass) -> Result<f32> {
+        let name = scale_name(&spec.name);
+        let stored = self.checkpoint.f32(&name, &[1])?.first().copied().unwrap_or_default();
+        let scale = match class {
             LinearClass::AutoBitLinear => stored,
             LinearClass::BitLinear => 1.0 / stored,
         };
-        Ok(Some(Ternary { words, scale }))
+        if scale.is_normal() && scale > 0.0 {
+            return Ok(scale);
+        }
+        let problem = format!("is {stored}, a scale must be a positive number; the file is damaged");
+        Err(Error::tensor(self.checkpoint.path(), &name, problem))
+    }
+
+    fn bytes(&self, spec: &TensorSpec) -> Result<&[u8]> {
+        self.checkpoint.u8(&spec.name, &[rows(spec) / 4, width(spec)])
+    }
+
+    fn outside(&self, spec: &TensorSpec) -> Error {
+        Error::tensor(self.checkpoint.path(), &spec.name, "was asked for rows that it does not have")
     }
 }
 
-/// Random weights: matrices normal with standard deviation 0.02 (output projections of the residual
-/// branches scaled by `1/sqrt(2·layers)`, Radford et al. 2019), norms 1, biases 0.
-pub struct FromSeed {
-    random: Random,
-    residual: f64,
-}
-
-impl FromSeed {
-    /// Weights for a config; equal seeds give equal weights.
-    pub fn new(config: &Config, seed: u64) -> Self {
-        FromSeed { random: Random::new(seed), residual: 1.0 / (2.0 * config.num_layers as f64).sqrt() }
-    }
-}
-
-impl Source for FromSeed {
-    fn floats(&mut self, spec: &TensorSpec) -> Result<Vec<f32>> {
-        let n = spec.shape.iter().product();
-        let closing = spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
-        let std = if closing { 0.02 * self.residual } else { 0.02 };
-        Ok(match spec.kind {
-            Kind::Norm => vec![1.0; n],
-            Kind::Bias => vec![0.0; n],
-            Kind::Embedding | Kind::Linear { .. } => (0..n).map(|_| (std * self.random.normal()) as f32).collect(),
-        })
+impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
+    fn stored(&self, spec: &TensorSpec) -> Result<Stored> {
+        if let Some(class) = self.packed(spec) {
+            self.bytes(spec)?;
+            return Ok(Stored::Ternary { scale: self.scale(spec, class)? });
+        }
+        Ok(Stored::Floats(match self.checkpoint.floats(&spec.name, &spec.shape)?.dtype {
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::Bf16,
+            _ => DType::F32,
+        }))
     }
 
-    fn ternary(&mut self, _spec: &TensorSpec) -> Result<Option<Ternary>> {
-        Ok(None)
+    fn floats(&self, spec: &TensorSpec, first: usize, out: &mut [f32]) -> Result<()> {
+        let k = width(spec);
+        if let Stored::Ternary { scale } = self.stored(spec)? {
+            let mut words = vec![0; row_words(k)];
+            for (i, row) in out.chunks_mut(k).enumerate() {
+                self.codes(spec, first + i, &mut words)?;
+                dequantise_row(&words, scale, row);
+            }
+            return Ok(());
+        }
+        let view = self.checkpoint.floats(&spec.name, &spec.shape)?;
+        view.read_f32(first.saturating_mul(k), out).ok_or_else(|| self.outside(spec))
+    }
+
+    fn codes(&self, spec: &TensorSpec, first: usize, out: &mut [u32]) -> Result<()> {
+        let (bytes, quarter, k) = (self.bytes(spec)?, rows(spec) / 4, width(spec));
+        for (i, words) in out.chunks_mut(row_words(k)).enumerate() {
+            let (row, place) = ((first + i) % quarter, (first + i) / quarter);
+            let bytes = bytes.get(row * k..(row + 1) * k).filter(|_| place < 4);
+            unpack_row(bytes.ok_or_else(|| self.outside(spec))?, place, words);
+        }
+        if has_three(out) {
+            let problem = "holds the code 3, which no ternary weight has; the file is damaged";
+            return Err(Error::tensor(self.checkpoint.path(), &spec.name, problem));
+        }
+        Ok(())
+    }
+
+    fn in_place(&self, spec: &TensorSpec, rows: Range<usize>) -> Option<&[u8]> {
+        let view = self.checkpoint.floats(&spec.name, &spec.shape).ok()?;
+        let size = match view.dtype {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::BF16 => 2,
+            _ => return None,
+        };
+        let row = width(spec) * size;
+        view.bytes.get(rows.start.checked_mul(row)?..rows.end.checked_mul(row)?)
+    }
+
+    fn release(&self, spec: &TensorSpec, part: Range<usize>) {
+        let Ok(view) = self.checkpoint.get(&spec.name) else { return };
+        let row = view.bytes.len() / rows(spec).max(1);
+        // The bytes of packed rows hold three other rows each, which may be read at the same time.
+        let whole = part == (0..rows(spec));
+        if whole {
+            self.checkpoint.release(&spec.name, 0..view.bytes.len());
+        } else if self.packed(spec).is_none() {
+            self.checkpoint.release(&spec.name, part.start * row..part.end * row);
+        }
     }
 }

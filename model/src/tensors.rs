@@ -5,6 +5,7 @@
 //! Files are taken as hostile: every fault is an error that names file and
 //! tensor.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
@@ -42,6 +43,20 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
+    /// What stands before the names that a config asks for, see [`Checkpoint::stored_name`].
+    prefix: Prefix,
+}
+
+/// How names in the file differ from those of a causal language model.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Prefix {
+    /// Not at all.
+    #[default]
+    Plain,
+    /// The base model was saved alone: `layers.0…` instead of `model.layers.0…`.
+    Bare,
+    /// The model is a part of a larger one: `language_model.model.layers.0…`.
+    Within(String),
 }
 
 #[derive(Debug)]
@@ -79,6 +94,7 @@ impl Checkpoint {
     pub fn open_file(path: &Path) -> Result<Self> {
         let mut checkpoint = Self::empty(path);
         checkpoint.add_shard(path)?;
+        checkpoint.find_prefix();
         Ok(checkpoint)
     }
 
@@ -107,6 +123,7 @@ impl Checkpoint {
                 return Err(Error::tensor(index, tensor, problem));
             }
         }
+        checkpoint.find_prefix();
         Ok(checkpoint)
     }
 
@@ -119,7 +136,41 @@ impl Checkpoint {
     }
 
     fn empty(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), shards: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() }
+        Self {
+            path: path.to_path_buf(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            metadata: HashMap::new(),
+            prefix: Prefix::Plain,
+        }
+    }
+
+    /// Sees from the name of the embedding how names are spelt here.
+    fn find_prefix(&mut self) {
+        const EMBEDDING: &str = "embed_tokens.weight";
+        let mut found = self.tensors.keys().filter_map(|name| name.strip_suffix(EMBEDDING));
+        self.prefix = match (found.next(), found.next()) {
+            (Some(""), None) => Prefix::Bare,
+            (Some(before), None) => match before.strip_suffix("model.") {
+                Some(outer) if outer.ends_with('.') => Prefix::Within(outer.to_owned()),
+                _ => Prefix::Plain,
+            },
+            _ => Prefix::Plain,
+        };
+    }
+
+    /// The name in the file of a tensor that a config asks for. Files of a base model that was saved alone
+    /// leave `model.` out, and files of a larger model put the name of the part before it.
+    fn stored_name<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match &self.prefix {
+            Prefix::Plain => name.into(),
+            Prefix::Bare => name.strip_prefix("model.").unwrap_or(name).into(),
+            Prefix::Within(outer) => format!("{outer}{name}").into(),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(&*self.stored_name(name)).or_else(|| self.tensors.get(name))
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
@@ -158,7 +209,7 @@ impl Checkpoint {
 
     /// Whether a tensor of that name is there.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.entry(name).is_some()
     }
 
     /// Strings of the files' `__metadata__`; of several shards the first wins.
@@ -174,21 +225,22 @@ impl Checkpoint {
     /// A tensor in place.
     pub fn get(&self, name: &str) -> Result<TensorView<'_>> {
         let missing = || Error::tensor(&self.path, name, "is missing; the file is of another model");
-        let entry = self.tensors.get(name).ok_or_else(missing)?;
+        let entry = self.entry(name).ok_or_else(missing)?;
         let shard = self.shards.get(entry.shard).ok_or_else(missing)?;
         let bytes = shard.map.get(entry.start..entry.end).ok_or_else(missing)?;
         Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
     }
 
     /// A tensor in place, of exactly that shape and one of those dtypes.
-    fn expect(&self, name: &str, shape: &[usize], dtypes: &[Dtype]) -> Result<TensorView<'_>> {
+    pub(crate) fn expect(&self, name: &str, shape: &[usize], dtypes: &[Dtype]) -> Result<TensorView<'_>> {
         let view = self.get(name)?;
         if !dtypes.contains(&view.dtype) {
             let wanted: Vec<_> = dtypes.iter().map(ToString::to_string).collect();
             let problem = format!("has dtype {}, expected {}", view.dtype, wanted.join(" or "));
             return Err(self.of(name, problem));
         }
-        if view.shape != shape {
+        // A scalar may have one extent or none.
+        if view.shape != shape && !(shape == [1] && view.shape.is_empty()) {
             let problem = format!("has shape {:?}, expected {shape:?}", view.shape);
             return Err(self.of(name, problem));
         }
@@ -197,7 +249,7 @@ impl Checkpoint {
 
     /// An error about a tensor, naming the shard that holds it.
     fn of(&self, name: &str, problem: String) -> Error {
-        let shard = self.tensors.get(name).and_then(|entry| self.shards.get(entry.shard));
+        let shard = self.entry(name).and_then(|entry| self.shards.get(entry.shard));
         let path = shard.map_or(self.path.as_path(), |shard| shard.path.as_path());
         let problem = format!("{problem}; config.json and this file do not belong together");
         Error::tensor(path, name, problem)
@@ -207,6 +259,21 @@ impl Checkpoint {
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let view = self.expect(name, shape, FLOATS)?;
         Ok(view.to_f32().unwrap_or_default())
+    }
+
+    /// A float tensor of that shape, in place.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+        self.expect(name, shape, FLOATS)
+    }
+
+    /// Lets the system take back the memory of a part of a tensor's bytes (see [`Map::release`]).
+    pub fn release(&self, name: &str, bytes: std::ops::Range<usize>) {
+        if let Some(entry) = self.entry(name)
+            && let Some(shard) = self.shards.get(entry.shard)
+        {
+            let at = |offset: usize| entry.start.saturating_add(offset).min(entry.end);
+            shard.map.release(at(bytes.start)..at(bytes.end));
+        }
     }
 
     /// A `u8` tensor of that shape, in place.
@@ -248,19 +315,32 @@ impl TensorView<'_> {
     /// The elements as f32; `None` where the dtype is not a float of 16, 32 or
     /// 64 bits. f64 is rounded to nearest.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
-        let bytes = self.bytes;
-        Some(match self.dtype {
-            Dtype::F32 => map_chunks(bytes, f32::from_le_bytes),
-            Dtype::F16 => map_chunks(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => map_chunks(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => map_chunks(bytes, |b| f64::from_le_bytes(b) as f32),
+        let mut out = vec![0.0; self.shape.iter().product()];
+        self.read_f32(0, &mut out)?;
+        Some(out)
+    }
+
+    /// As [`TensorView::to_f32`] for the elements from `first`, as many as `out` takes; `None` also where
+    /// there are not so many.
+    pub fn read_f32(&self, first: usize, out: &mut [f32]) -> Option<()> {
+        let size = self.dtype.bitsize() / 8;
+        let end = first.checked_add(out.len())?.checked_mul(size)?;
+        let bytes = self.bytes.get(first.checked_mul(size)?..end)?;
+        match self.dtype {
+            Dtype::F32 => convert(bytes, out, f32::from_le_bytes),
+            Dtype::F16 => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => convert(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => convert(bytes, out, |b| f64::from_le_bytes(b) as f32),
             _ => return None,
-        })
+        }
+        Some(())
     }
 }
 
-fn map_chunks<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.iter().map(|chunk| convert(*chunk)).collect()
+fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
+    for (value, chunk) in out.iter_mut().zip(bytes.as_chunks::<N>().0) {
+        *value = convert(*chunk);
+    }
 }
 
 /// Whether a path is one plain component, so that it cannot leave its folder.

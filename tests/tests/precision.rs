@@ -6,7 +6,7 @@ use tempfile::tempdir;
 use tritter_model::config::{Config, Family};
 use tritter_model::demo_text::stories;
 use tritter_model::presets::preset;
-use tritter_model::source::FromSeed;
+use tritter_model::seeded::FromSeed;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::graph::Origin;
 use tritter_runtime::op::{Access, Op};
@@ -42,7 +42,7 @@ fn plan(config: &Config, shape: Shape) -> (Model, StepsPlan) {
 
 fn open(device: &Device, config: &Config, shape: Shape) -> (Model, Steps) {
     let (model, plan) = plan(config, shape);
-    model.load(device, &mut FromSeed::new(config, 5)).unwrap();
+    model.load(device, &FromSeed::new(config, 5)).unwrap();
     (model, plan.open(device).unwrap())
 }
 
@@ -121,7 +121,7 @@ fn gradients_in_bf16_are_within_three_percent_of_f64() {
         for (precision, bound) in [(Precision::F32, 2e-5), (Precision::Bf16, 3e-2)] {
             let shape = shape(2, 16, precision);
             let (model, plan) = plan(&config, shape);
-            model.load(device, &mut FromSeed::new(&config, 5)).unwrap();
+            model.load(device, &FromSeed::new(&config, 5)).unwrap();
             let graph = plan.micro_step().clone();
             let steps = plan.open(device).unwrap();
             steps.gradients(&batch(0, 2, 16)).unwrap();

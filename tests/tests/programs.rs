@@ -3,9 +3,11 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use tritter_model::config::{Config, Family};
 use tritter_model::presets::preset;
+use tritter_model::save::{Floats, Layout, packed_config, write_folder};
 use tritter_model::score::Scorer;
+use tritter_model::seeded::FromSeed;
 use tritter_model::session::{Draw, Session, SessionPlan};
-use tritter_model::source::{FromCheckpoint, FromSeed};
+use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::random::Random;
@@ -51,7 +53,7 @@ fn small(family: Family) -> Config {
 
 fn loaded(device: &Device, config: &Config, form: Form, seed: u64) -> Result<Model, Failed> {
     let model = Model::new(config, form, config.max_positions);
-    model.load(device, &mut FromSeed::new(config, seed))?;
+    model.load(device, &FromSeed::new(config, seed))?;
     Ok(model)
 }
 
@@ -131,11 +133,12 @@ fn packing_keeps_logits(device: &Device) -> Result<(), Failed> {
     let tokens = ids(&mut Random::new(seed), 16, config.vocab_size);
     let before = Scorer::new(device, &model, 16, false)?.run(&tokens, 2)?;
     let folder = tempfile::tempdir()?;
-    tritter_model::save::write_packed(folder.path(), &model, device, tritter_model::save::Floats::F32)?;
+    let layout = Layout { floats: Floats::F32, shard: None };
+    write_folder(folder.path(), &packed_config(&config), &FromSeed::new(&config, seed), layout)?;
     let packed = Config::load(folder.path())?;
     let checkpoint = Checkpoint::open(folder.path())?;
     let again = Model::new(&packed, Form::Run, packed.max_positions);
-    again.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization: packed.quantization })?;
+    again.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization: packed.quantization })?;
     let after = Scorer::new(device, &again, 16, false)?.run(&tokens, 2)?;
     if before == after {
         Ok(())

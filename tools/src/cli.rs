@@ -65,6 +65,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  tritter plan 7B --context 131072\n  tritter plan run --train --batch 8 --context 512"
     )]
     Plan(Plan),
+    /// Write a model with random weights, in full size and in the layout of Hugging Face
+    #[command(after_help = "Examples:
+  tritter init bitnet-2b4t --out model --seed 1 --embedding bf16
+  tritter init llama2-7b --out model --seed 1 --arch llama --scale-class bitlinear --shard-size 2GB
+  tritter init test --out model --seed 1 --form master --vocab 512")]
+    Init(Init),
     /// Write a model's ternary weights in two bits each
     Pack(Pack),
     /// Write a packed model as a plain dense one (masters cannot be recovered)
@@ -356,6 +362,63 @@ pub(crate) struct Plan {
     /// Memory that must suffice, e.g. 16GiB or 12GB: exit 1 and name what fits otherwise
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
+}
+
+/// Form of `--form`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WeightForm {
+    /// Ternary codes, four to a byte, with a scale
+    Packed,
+    /// Floats: masters of a ternary model, which are made ternary at load; a llama is dense
+    Master,
+}
+
+/// Float type of `--embedding`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FloatType {
+    /// 4 bytes
+    F32,
+    /// 2 bytes, as the released checkpoints have it
+    Bf16,
+}
+
+/// Convention of `--scale-class`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScaleClass {
+    /// Codes are multiplied by the scale (microsoft/bitnet-b1.58-2B-4T)
+    Autobitlinear,
+    /// Codes are divided by the scale (HF1BitLLM)
+    Bitlinear,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    /// Shape: test, 125M, 350M, …, bitnet-2b4t, llama2-7b
+    pub(crate) preset: String,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Seed of the weights: equal seeds give equal files
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Block
+    #[arg(long, value_enum, default_value_t = Arch::Bitnet)]
+    pub(crate) arch: Arch,
+    /// How the projections are stored
+    #[arg(long, value_enum, default_value_t = WeightForm::Packed)]
+    pub(crate) form: WeightForm,
+    /// Tokens of the vocabulary [default: the preset's]
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab: Option<usize>,
+    /// Type of the embedding and all other floats
+    #[arg(long, value_enum, default_value_t = FloatType::Bf16)]
+    pub(crate) embedding: FloatType,
+    /// How packed scales are to be read [default: bitlinear for llama, else autobitlinear]
+    #[arg(long, value_enum)]
+    pub(crate) scale_class: Option<ScaleClass>,
+    /// Begin another file after this many bytes, e.g. 2GB [default: one file]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) shard_size: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -1,15 +1,19 @@
 //! Opening the models that the command line names.
 
+use crate::output;
 use anyhow::{Context, Result};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tritter_model::generation_config::GenerationConfig;
 use tritter_model::locate::{Located, locate};
-use tritter_model::source::{FromCheckpoint, FromSeed};
+use tritter_model::seeded::Synthetic;
+use tritter_model::source::{FromCheckpoint, Source};
 use tritter_model::tensors::Checkpoint;
 use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{Form, Model};
 use tritter_model::{Config, config::Family};
-use tritter_runtime::Device;
+use tritter_runtime::{DType, Device};
 
 /// A model folder or preset, described but not loaded.
 pub(crate) struct Opened {
@@ -56,18 +60,27 @@ impl Opened {
         })
     }
 
+    /// The weights: of the folder, checked against its config, or random ones of a preset.
+    pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
+        Ok(match &self.folder {
+            Some(folder) => {
+                let checkpoint = Arc::new(Checkpoint::open(folder)?);
+                checkpoint.check(&self.config)?;
+                Box::new(FromCheckpoint { checkpoint, quantization: self.config.quantization })
+            }
+            None => Box::new(Synthetic::new(&self.config, 0, DType::F32)),
+        })
+    }
+
     /// Loads the weights in running form; a preset gets random ones.
     pub(crate) fn load(&self, device: &Device, positions: usize) -> Result<Model> {
         let model = Model::new(&self.config, Form::Run, positions);
-        match &self.folder {
-            Some(folder) => {
-                let checkpoint = Checkpoint::open(folder)?;
-                checkpoint.check(&self.config)?;
-                let quantization = self.config.quantization;
-                model.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization })?;
-            }
-            None => model.load(device, &mut FromSeed::new(&self.config, 0))?,
-        }
+        let bar = output::progress(model.bytes(), "bytes");
+        model.load_with(device, &*self.source()?, &|done, _| {
+            bar.set_position(done);
+            ControlFlow::Continue(())
+        })?;
+        bar.finish_and_clear();
         Ok(model)
     }
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tritter_model::Config;
-use tritter_model::source::{FromCheckpoint, FromSeed};
+use tritter_model::seeded::FromSeed;
+use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::{Checkpoint, SINGLE_FILE};
 use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{Form, Model};
@@ -209,9 +210,9 @@ impl Run {
                 let checkpoint = Checkpoint::open_file(&folder.path().join(SINGLE_FILE))?;
                 checkpoint.check(config)?;
                 let quantization = config.quantization;
-                model.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization })?;
+                model.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization })?;
             }
-            _ => model.load(device, &mut FromSeed::new(config, settings.seed))?,
+            _ => model.load(device, &FromSeed::new(config, settings.seed))?,
         }
         let steps = plan.open(device)?;
         let progress = match (&folder, committed) {

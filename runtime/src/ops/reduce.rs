@@ -57,13 +57,9 @@ pub fn reduce_to_scalar(g: &mut Graph, x: Value, kind: Kind, scale: f32, floor: 
 
 /// As [`reduce_to_scalar`], into `out[1]`.
 pub fn reduce_into(g: &mut Graph, x: Value, kind: Kind, scale: f32, floor: f32, out: Value) -> Result<()> {
-    const MOST_BLOCKS: usize = 256;
-    const LEAST_BLOCK: usize = 1024;
     let (m, k) = (g.spec(x).rows(), g.spec(x).cols());
     let x = g.view(x, [m, k])?;
-    let blocks = (m * k).div_ceil(LEAST_BLOCK).clamp(1, MOST_BLOCKS);
-    // Whole rows where there are enough of them, so that a large tensor can be cut.
-    let c = if m >= blocks { m.div_ceil(blocks) * k } else { (m * k).div_ceil(blocks) };
+    let c = block_elements(m, k);
     let p = (m * k).div_ceil(c.max(1));
     if p == 1 {
         return g.record(Reduce::whole([m, k], 1, c, kind, scale, floor), &[x, out]);
@@ -72,6 +68,15 @@ pub fn reduce_into(g: &mut Graph, x: Value, kind: Kind, scale: f32, floor: f32, 
     g.record(Reduce::whole([m, k], p, c, kind, 1.0, f32::MIN), &[x, partial])?;
     let partial = g.view(partial, [1, p])?;
     g.record(Reduce::whole([1, p], 1, p, Kind::Sum, scale, floor), &[partial, out])
+}
+
+/// Elements that one block of [`reduce_into`] covers: whole rows where there are enough of them, so that
+/// a large tensor can be cut.
+pub fn block_elements(m: usize, k: usize) -> usize {
+    const MOST_BLOCKS: usize = 256;
+    const LEAST_BLOCK: usize = 1024;
+    let blocks = (m * k).div_ceil(LEAST_BLOCK).clamp(1, MOST_BLOCKS);
+    if m >= blocks { m.div_ceil(blocks) * k } else { (m * k).div_ceil(blocks) }
 }
 
 impl Reduce {
@@ -225,7 +230,7 @@ impl Kernel for Reduce {
 }
 
 /// Sum of `f(i)` over `0..n`, in f32 over stretches of 4096 and in f64 over these.
-pub(super) fn sum_of(n: usize, f: impl Fn(usize) -> f32) -> f64 {
+pub fn sum_of(n: usize, f: impl Fn(usize) -> f32) -> f64 {
     const STRETCH: usize = 4096;
     let stretch = |first: usize| f64::from(parallel::sum(STRETCH.min(n - first), |i| f(first + i)));
     (0..n).step_by(STRETCH).map(stretch).sum()

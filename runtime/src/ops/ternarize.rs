@@ -79,17 +79,7 @@ impl Kernel for Ternarize {
     fn cpu(&self, mut args: Args<'_>) {
         let k = self.k as usize;
         let (w, scale) = (args.read::<f32>(0), 1.0 / args.read::<f32>(1)[0]);
-        parallel::rows(args.write::<u32>(2), k.div_ceil(16), k, |i, t| {
-            let (whole, rest) = w[i * k..(i + 1) * k].as_chunks::<16>();
-            for (t, w) in t.iter_mut().zip(whole) {
-                *t = pack(w, scale);
-            }
-            if let (Some(last), false) = (t.last_mut(), rest.is_empty()) {
-                let mut padded = [0.0; 16];
-                padded[..rest.len()].copy_from_slice(rest);
-                *last = pack(&padded, scale);
-            }
-        });
+        parallel::rows(args.write::<u32>(2), k.div_ceil(16), k, |i, t| pack_row(&w[i * k..(i + 1) * k], scale, t));
     }
 
     fn operations(&self) -> u64 {
@@ -130,6 +120,20 @@ impl Kernel for Ternarize {
 
     fn shard(&self, operands: &[Spec], limit: u64) -> Option<Vec<Piece<Self>>> {
         split::by_rows(operands, &[1], limit, |_, rows| Ternarize { n: rows as u32, ..*self })
+    }
+}
+
+/// Codes of a row of weights for the reciprocal of their scale, in `w.len().div_ceil(16)` words; padding is
+/// code 1.
+pub fn pack_row(w: &[f32], reciprocal: f32, words: &mut [u32]) {
+    let (whole, rest) = w.as_chunks::<16>();
+    for (word, w) in words.iter_mut().zip(whole) {
+        *word = pack(w, reciprocal);
+    }
+    if let (Some(last), false) = (words.last_mut(), rest.is_empty()) {
+        let mut padded = [0.0; 16];
+        padded[..rest.len()].copy_from_slice(rest);
+        *last = pack(&padded, reciprocal);
     }
 }
 

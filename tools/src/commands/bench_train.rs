@@ -11,7 +11,7 @@ use std::time::Instant;
 use tritter_model::Config;
 use tritter_model::config::Family;
 use tritter_model::presets::preset;
-use tritter_model::source::FromSeed;
+use tritter_model::seeded::FromSeed;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
@@ -88,7 +88,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     let plan = StepsPlan::new(&model, shape)?.on(&device)?;
     let planned = model.bytes() + plan.total();
     device.check_budget("training", planned, "use a smaller --batch or --context")?;
-    model.load(&device, &mut FromSeed::new(&config, 1))?;
+    model.load(&device, &FromSeed::new(&config, 1))?;
     let steps = plan.open(&device)?;
     if let Some(note) = through_f32(&steps, &device) {
         eprintln!("{note}");

@@ -13,7 +13,7 @@ use tritter_model::bpe_train::train_bpe;
 use tritter_model::config::{Config, Family};
 use tritter_model::demo_text::stories;
 use tritter_model::presets::preset;
-use tritter_model::save::{Floats, write_packed};
+use tritter_model::save::{Floats, Layout, packed_config, write_folder};
 use tritter_model::session::{Draw, SessionPlan};
 use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
@@ -116,7 +116,7 @@ pub(crate) fn run(global: &Global, args: &Demo) -> Result<ExitCode> {
     ));
 
     let packed = folder.join("packed");
-    pack(&device, &folder, &packed, &tokenizer)?;
+    pack(&folder, &packed, &tokenizer)?;
     let fresh = fresh_process(global, &packed)?;
     let same = fresh.text == samples_after[0];
     let passed = below >= MARGIN && same;
@@ -230,7 +230,7 @@ fn running_model(device: &Device, folder: &Path) -> Result<Model> {
     let config = Config::load(folder)?;
     let checkpoint = Checkpoint::open(folder)?;
     let model = Model::new(&config, Form::Run, config.max_positions);
-    model.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
+    model.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
     Ok(model)
 }
 
@@ -254,10 +254,13 @@ fn samples(device: &Device, folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<
     Ok(texts)
 }
 
-fn pack(device: &Device, folder: &Path, packed: &Path, tokenizer: &Tokenizer) -> Result<()> {
+fn pack(folder: &Path, packed: &Path, tokenizer: &Tokenizer) -> Result<()> {
     super::pack::fresh(packed)?;
     tokenizer.save_folder(packed)?;
-    Ok(write_packed(packed, &running_model(device, folder)?, device, Floats::F32)?)
+    let config = Config::load(folder)?;
+    let source = FromCheckpoint { checkpoint: &Checkpoint::open(folder)?, quantization: config.quantization };
+    let layout = Layout { floats: Floats::F32, shard: None };
+    Ok(write_folder(packed, &packed_config(&config), &source, layout)?)
 }
 
 struct Fresh {

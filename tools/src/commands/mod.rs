@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod devices;
 mod generate;
+mod init;
 mod pack;
 mod plan;
 mod tokenizer;
@@ -37,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })
         }
         Command::Plan(args) => plan::run(global, &args),
+        Command::Init(args) => init::run(global, &args),
         Command::Pack(args) => pack::pack(global, &args),
         Command::Unpack(args) => pack::unpack(global, &args),
         Command::Validate(args) => validate::run(global, &args),

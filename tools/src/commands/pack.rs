@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
 use tritter_model::config::{Config, Family, Quantization};
-use tritter_model::save::{Floats, write_packed, write_unpacked};
+use tritter_model::save::{Floats, Layout, packed_config, write_folder};
 use tritter_model::score::Scorer;
 use tritter_runtime::Device;
 
@@ -35,15 +35,13 @@ pub(crate) fn pack(global: &Global, args: &Pack) -> Result<ExitCode> {
         );
     }
     let folder = opened.folder()?.clone();
-    unoccupied(&args.out)?;
-    let device = device::open(global)?;
-    let model = opened.load(&device, PROBE)?;
+    let source = opened.source()?;
     fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;
     let floats = if args.bf16 { Floats::Bf16 } else { Floats::F32 };
-    write_packed(&args.out, &model, &device, floats)?;
+    write_folder(&args.out, &packed_config(&opened.config), &*source, Layout { floats, shard: None })?;
     let change = match args.bf16 {
-        true => Some(logit_change(&device, &opened, &args.out)?),
+        true => Some(logit_change(&device::open(global)?, &opened, &args.out)?),
         false => None,
     };
     report(global, &args.model, &folder, &args.out, change, "")
@@ -61,13 +59,11 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
         );
     }
     let folder = opened.folder()?.clone();
-    unoccupied(&args.out)?;
-    let device = device::open(global)?;
-    let model = opened.load(&device, PROBE)?;
+    let source = opened.source()?;
     fresh(&args.out)?;
     copy_side_files(&folder, &args.out)?;
     let config = Config { quantization: Quantization::None, ..opened.config.clone() };
-    write_unpacked(&args.out, &model, &device, &config)?;
+    write_folder(&args.out, &config, &*source, Layout { floats: Floats::F32, shard: None })?;
     let note = "weights are code × scale; the masters that they were rounded from cannot be recovered";
     report(global, &args.model, &folder, &args.out, None, note)
 }
@@ -104,21 +100,15 @@ fn report(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses a folder with content.
-fn unoccupied(out: &Path) -> Result<()> {
+/// Creates a folder; refuses one with content.
+pub(crate) fn fresh(out: &Path) -> Result<()> {
     if out.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; nothing is overwritten, choose another folder", out.display());
     }
-    Ok(())
-}
-
-/// Creates a folder; refuses one with content.
-pub(crate) fn fresh(out: &Path) -> Result<()> {
-    unoccupied(out)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))
 }
 
-fn copy_side_files(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_side_files(from: &Path, to: &Path) -> Result<()> {
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         let source = from.join(name);
         if source.exists() {

@@ -30,7 +30,7 @@ struct Report {
 pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
     let opened = Opened::new(&args.model)?;
     let config = &opened.config;
-    let memory = args.memory.as_deref().map(parse_bytes).transpose()?;
+    let memory = args.memory.as_deref().map(|text| output::parse_bytes("--memory", text)).transpose()?;
     let context = args.context.unwrap_or(if args.train { 256 } else { config.max_positions });
     if context == 0 || context > config.max_positions {
         bail!("--context {context}: this model has positions 1 to {}", config.max_positions);
@@ -134,27 +134,4 @@ fn text(report: &Report, train: bool) -> String {
         _ => {}
     }
     text
-}
-
-/// Bytes of `16GiB`, `12GB`, `500MB` or a plain number.
-fn parse_bytes(text: &str) -> Result<u64> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor: f64 = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => f64::from(1u32 << 20),
-        "gib" => f64::from(1u32 << 30),
-        _ => bail!("--memory {text}: the unit `{unit}` is unknown; use GB or GiB"),
-    };
-    let number: f64 =
-        number.trim().parse().map_err(|_| anyhow::anyhow!("--memory {text}: `{number}` is not a number"))?;
-    let bytes = number * factor;
-    if !(1.0..1e18).contains(&bytes) {
-        bail!("--memory {text} is not an amount of memory");
-    }
-    Ok(bytes as u64)
 }

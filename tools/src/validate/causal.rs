@@ -24,7 +24,7 @@ pub(super) fn check(
     let positions = golden.map_or(Ok(1), longest)?;
     let checkpoint = Checkpoint::open(folder)?;
     let model = Model::new(config, Form::Run, positions);
-    model.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
+    model.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
     weights::check_codes(folder, &model, device, report)?;
     let Some(golden) = golden else { return Ok(()) };
     frequencies(&model, golden, report)?;

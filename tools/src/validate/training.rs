@@ -49,7 +49,7 @@ pub(super) fn check(
     let model = Model::new(&config, Form::Train, shape.context);
     let checkpoint = Checkpoint::open(base)?;
     checkpoint.check(&config)?;
-    model.load(device, &mut FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
+    model.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
     let run = Run { device, golden, steps: StepsPlan::new(&model, shape)?.open(device)?, batch, hyper, bounds };
     run.gradients(&expected, report)?;
     let (losses, norms) = run.train(steps, report)?;

@@ -8,7 +8,9 @@ use anyhow::Result;
 use std::collections::BTreeSet;
 use std::path::Path;
 use tritter_model::Config;
-use tritter_model::source::{FromCheckpoint, Source};
+use tritter_model::online::finite;
+use tritter_model::packed::row_words;
+use tritter_model::source::{FromCheckpoint, Source, Stored, rows, width};
 use tritter_model::tensor_names::TensorSpec;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::Model;
@@ -38,9 +40,9 @@ pub(super) fn check(folder: &Path, config: &Config, report: &mut Report) -> Resu
         report.note(fault.to_string());
         faults += 1;
     } else {
-        let mut source = FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization };
+        let source = FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization };
         for spec in config.tensors() {
-            if let Some(fault) = fault(&mut source, &spec) {
+            if let Some(fault) = fault(&source, &spec) {
                 report.note(fault);
                 faults += 1;
             }
@@ -55,17 +57,16 @@ pub(super) fn check(folder: &Path, config: &Config, report: &mut Report) -> Resu
 }
 
 /// What is wrong with one tensor's values.
-fn fault(source: &mut FromCheckpoint<'_>, spec: &TensorSpec) -> Option<String> {
-    match source.ternary(spec) {
-        Ok(Some(_)) => return None,
-        Ok(None) => {}
-        Err(fault) => return Some(fault.to_string()),
-    }
-    match source.floats(spec) {
-        Ok(values) if values.iter().all(|v| v.is_finite()) => None,
-        Ok(_) => Some(format!("tensor `{}` holds a value that is not finite", spec.name)),
-        Err(fault) => Some(fault.to_string()),
-    }
+fn fault(source: &dyn Source, spec: &TensorSpec) -> Option<String> {
+    let check = || match source.stored(spec)? {
+        Stored::Ternary { .. } => source.codes(spec, 0, &mut vec![0; rows(spec) * row_words(width(spec))]),
+        _ => {
+            let mut values = vec![0.0; rows(spec) * width(spec)];
+            source.floats(spec, 0, &mut values)?;
+            finite(spec, 0, &values)
+        }
+    };
+    check().err().map(|fault| fault.to_string())
 }
 
 /// Codes in the device's memory against `ternary.safetensors`: the number that differ.
