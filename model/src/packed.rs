@@ -7,10 +7,10 @@
 //! Both directions go by whole words: the fields of four groups of four bytes, one above the
 //! other, are the codes of a word with columns and rows of a 4 × 4 table exchanged.
 
+use tritter_runtime::layout::transpose_codes;
+
 /// Code 1, the weight 0, in all 16 places of a word.
 pub const ZEROS: u32 = 0x5555_5555;
-/// The lowest bit of every code.
-const LOW: u32 = 0x5555_5555;
 /// The lowest code of every byte.
 const FIRST: u32 = 0x0303_0303;
 
@@ -19,24 +19,9 @@ pub fn row_words(inner: usize) -> usize {
     inner.div_ceil(16)
 }
 
-/// Whether a code 3 is among these words.
-pub fn has_three(words: &[u32]) -> bool {
-    words.iter().fold(0, |seen, word| seen | word & word >> 1 & LOW) != 0
-}
-
-/// Exchanges rows and columns of the 4 × 4 table of codes in a word: the code at bits `8j + 2s` goes
-/// to `8s + 2j`. Two exchanges of diagonal neighbours, first of codes, then of 2 × 2 blocks.
-#[inline(always)]
-fn transposed(word: u32) -> u32 {
-    let codes = (word ^ word >> 6) & 0x00CC_00CC;
-    let word = word ^ codes ^ codes << 6;
-    let blocks = (word ^ word >> 12) & 0x0000_F0F0;
-    word ^ blocks ^ blocks << 12
-}
-
 /// Codes of one row from the bytes of its byte row; `quarter` (0 to 3) is the place of the row in a
 /// byte. `words` takes [`row_words`] of `bytes.len()`; padding is code 1. A code 3 stays as it is, for
-/// [`has_three`].
+/// [`has_code_three`](tritter_runtime::layout::has_code_three).
 pub fn unpack_row(bytes: &[u8], quarter: usize, words: &mut [u32]) {
     let shift = 2 * quarter as u32;
     let word = |bytes: &[u8; 16]| {
@@ -44,7 +29,7 @@ pub fn unpack_row(bytes: &[u8], quarter: usize, words: &mut [u32]) {
             let four = [bytes[4 * s], bytes[4 * s + 1], bytes[4 * s + 2], bytes[4 * s + 3]];
             (u32::from_le_bytes(four) >> shift & FIRST) << (2 * s)
         };
-        transposed(group(0) | group(1) | group(2) | group(3))
+        transpose_codes(group(0) | group(1) | group(2) | group(3))
     };
     let (whole, rest) = bytes.as_chunks::<16>();
     for (target, bytes) in words.iter_mut().zip(whole) {
@@ -71,7 +56,7 @@ pub fn pack_rows(rows: [&[u32]; 4], bytes: &mut [u8]) {
     for (i, target) in bytes.chunks_mut(16).enumerate() {
         let mut sixteen = [0u8; 16];
         for (quarter, row) in rows.iter().enumerate() {
-            let word = transposed(row.get(i).copied().unwrap_or(ZEROS));
+            let word = transpose_codes(row.get(i).copied().unwrap_or(ZEROS));
             for (s, four) in sixteen.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let codes = (word >> (2 * s) & FIRST) << (2 * quarter);
                 *four = (u32::from_le_bytes(*four) | codes).to_le_bytes();
@@ -85,6 +70,7 @@ pub fn pack_rows(rows: [&[u32]; 4], bytes: &mut [u8]) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use tritter_runtime::layout::has_code_three;
     use tritter_runtime::random::Random;
 
     #[test]
@@ -106,7 +92,7 @@ mod tests {
                 }
             }
             for row in &rows {
-                assert!(!has_three(row));
+                assert!(!has_code_three(row));
                 let padding = 16 * row.len() - inner;
                 let last = u64::from(*row.last().unwrap()) >> (2 * (16 - padding));
                 assert_eq!(last, u64::from(ZEROS) & ((1 << (2 * padding)) - 1), "padding of {inner}");
@@ -115,13 +101,5 @@ mod tests {
             pack_rows([&rows[0], &rows[1], &rows[2], &rows[3]], &mut again);
             assert_eq!(again, bytes);
         }
-    }
-
-    #[test]
-    fn a_code_of_three_is_seen_in_every_place() {
-        for place in 0..16 {
-            assert!(has_three(&[ZEROS, ZEROS | 3 << (2 * place)]), "{place}");
-        }
-        assert!(!has_three(&[0, ZEROS, 0xAAAA_AAAA]));
     }
 }

@@ -216,7 +216,7 @@ mod tests {
         assert!((norm - 1.0).abs() < 0.03, "{norm}");
         let mut words = vec![0; 64 * row_words(250)];
         source.codes(&spec, 0, &mut words).unwrap();
-        assert!(!crate::packed::has_three(&words));
+        assert!(!tritter_runtime::layout::has_code_three(&words));
         assert!(words.chunks(row_words(250)).all(|row| row[15] >> 20 == ZEROS >> 20));
     }
 }

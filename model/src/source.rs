@@ -6,11 +6,12 @@
 
 use crate::config::{LinearClass, Quantization};
 use crate::error::{Error, Result};
-use crate::packed::{dequantise_row, has_three, row_words, unpack_row};
+use crate::packed::{dequantise_row, row_words, unpack_row};
 use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensors::{Checkpoint, Dtype};
 use std::ops::{Deref, Range};
 use tritter_runtime::DType;
+use tritter_runtime::layout::has_code_three;
 
 /// How a source holds a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,7 +131,7 @@ impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
             let bytes = bytes.get(row * k..(row + 1) * k).filter(|_| place < 4);
             unpack_row(bytes.ok_or_else(|| self.outside(spec))?, place, words);
         }
-        if has_three(out) {
+        if has_code_three(out) {
             let problem = "holds the code 3, which no ternary weight has; the file is damaged";
             return Err(Error::tensor(self.checkpoint.path(), &spec.name, problem));
         }

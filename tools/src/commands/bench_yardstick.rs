@@ -83,7 +83,7 @@ pub(crate) fn run(global: &Global, seconds: f64) -> Result<ExitCode> {
     }
     for [n, k] in VECTORS {
         let product = cublas.product(1, n as usize, k as usize).map_err(why)?;
-        let case = Case::new(format!("1x{n}x{k}"), TernaryMatmul { m: 1, n, k, l: n, n0: 0 });
+        let case = Case::new(format!("1x{n}x{k}"), TernaryMatmul { m: 1, n, k, l: n, n0: 0, scales: 1, scale: 0 });
         add("W2A8 matrix-vector", &case, &product, true)?;
     }
     let report = Report { device: device.label(), lines };

@@ -76,7 +76,10 @@ fn run(device: &Device, linear: &Linear, input: &[f32], k: usize) -> Result<Opti
     let mut g = Graph::new("one projection");
     let [w, ws, xv, qv, sv, yv] = [codes, scale, &x, &q, &s, &y].map(|tensor| g.bind(tensor));
     g.record(QuantizeInt8 { m: m as u32, k: k as u32 }, &[xv, qv, sv])?;
-    g.record(TernaryMatmul { m: m as u32, n: n as u32, k: k as u32, l: n as u32, n0: 0 }, &[w, ws, qv, sv, yv])?;
+    g.record(
+        TernaryMatmul { m: m as u32, n: n as u32, k: k as u32, l: n as u32, n0: 0, scales: 1, scale: 0 },
+        &[w, ws, qv, sv, yv],
+    )?;
     let program = device.prepare(&g)?;
     device.write(&x, input)?;
     program.submit()?;
