@@ -3,7 +3,7 @@
 #include "tritter.cuh"
 
 struct TernaryMatmul {
-    u32 m, n, k, l, n0;
+    u32 m, n, k, l, n0, scales, scale;
 };
 
 // The four signed bytes t = c - 1 of the codes c in the low halves of the four lowest nibbles: each

@@ -106,7 +106,7 @@ __device__ __forceinline__ void store_tile(
     for (u32 i = 0; i < 2 * TI; i++) {
         u32 row = i0 + i / 2 * 8 + i % 2;
         if (row < p.m) {
-            float scale = row_scale(xs[row], ws[0]);
+            float scale = row_scale(xs[row], ws[p.scale]);
             T* out = y + (u64)row * stride + p.n0;
 #pragma unroll
             for (u32 c = 0; c < CI; c += 2) {

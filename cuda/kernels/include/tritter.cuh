@@ -156,6 +156,15 @@ __device__ __forceinline__ uint4 load_once(const uint4* p) {
 #endif
 }
 
+// Asks for the line of 64 bytes at an address to be brought to the second-level cache.
+__device__ __forceinline__ void prefetch_l2(const void* p) {
+#ifdef __CUDA_ARCH__
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+#else
+    (void)p;
+#endif
+}
+
 // Stores 16 bytes to global memory in one instruction. The compiler may cut a plain store of a
 // uint4 into words where another vector goes to the same buffer nearby.
 __device__ __forceinline__ void store16(void* to, uint4 v) {

@@ -16,6 +16,7 @@ mod matmul;
 mod pieces;
 mod split;
 mod ternary_row;
+mod ternary_few;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {

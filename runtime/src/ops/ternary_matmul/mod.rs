@@ -160,6 +160,10 @@ impl Kernel for TernaryMatmul {
                     (9, 20, 2560),
                     (67, 130, 384),
                     (130, 692, 320),
+                    // Rows of w that begin anywhere in 16 bytes, in pairs that begin alike; blocks with several groups.
+                    (1, 72, 1028),
+                    (3, 2576, 516),
+                    (9, 16, 8196),
                 ]
             }
             Size::Bench => &[(1, 768, 768), (512, 768, 768), (512, 2048, 768), (1, 6912, 2560), (512, 2560, 6912)],
