@@ -7,11 +7,11 @@
 //! `tritter` block: see `ARCHITECTURE.md`.
 
 use crate::cache::Cache;
-use crate::config::Activation;
-use crate::weights::{Layer, Linear, Matrix, Model};
+use crate::fused::{Fused, activation};
+use crate::weights::{Dense, Layer, Linear, Matrix, Model};
 use tritter_runtime::ops::{
-    add, add_bias, attention, cache_append, cast, gate, gather, matmul_nt, quantize_int8, reduce, rms_norm, rope,
-    ternarize, ternary_matmul,
+    add, add_bias, attention, cache_append, cast, gate, gather, matmul_nt, quantize_int8, quantized_gather,
+    quantized_matmul, reduce, rms_norm, rope, ternarize, ternary_matmul,
 };
 use tritter_runtime::{DType, Graph, Result, Tensor, Value};
 
@@ -70,8 +70,14 @@ pub fn hidden(
     dtype: DType,
     trace: &mut Trace,
 ) -> Result<Value> {
-    let (table, ids) = (g.bind(&model.embedding), g.bind(&stream.ids));
-    let mut x = gather::gather(g, table, ids, dtype)?;
+    let (table, ids) = (g.bind(&model.embedding.values), g.bind(&stream.ids));
+    let mut x = match &model.embedding.scales {
+        Some(scales) => {
+            let scales = g.bind(scales);
+            quantized_gather::quantized_gather(g, table, scales, model.embedding.group, ids)?
+        }
+        None => gather::gather(g, table, ids, dtype)?,
+    };
     trace.points.push(("embed_tokens".into(), x));
     for (i, layer) in model.layers.iter().enumerate() {
         trace.boundaries.push(g.nodes().len());
@@ -86,9 +92,23 @@ pub fn hidden(
 
 /// Records logits `[M, V]` of `x[M, D]`, in the dtype of `x`.
 pub fn logits(g: &mut Graph, model: &Model, x: Value) -> Result<Value> {
-    let head = g.bind(model.head.as_ref().unwrap_or(&model.embedding));
-    let head = cast::cast(g, head, g.spec(x).dtype)?;
-    matmul_nt::matmul_nt(g, x, head)
+    dense(g, x, model.head.as_ref().unwrap_or(&model.embedding))
+}
+
+/// `x wᵀ`: of f32 weights in the dtype of `x`, of weights in fewer bits in f32.
+fn dense(g: &mut Graph, x: Value, weight: &Dense) -> Result<Value> {
+    let w = g.bind(&weight.values);
+    match &weight.scales {
+        Some(scales) => {
+            let scales = g.bind(scales);
+            quantized_matmul::quantized_matmul(g, x, w, scales, weight.group)
+        }
+        None if g.spec(w).dtype == DType::F32 => {
+            let w = cast::cast(g, w, g.spec(x).dtype)?;
+            matmul_nt::matmul_nt(g, x, w)
+        }
+        None => matmul_nt::matmul_nt(g, x, w),
+    }
 }
 
 fn norm(g: &mut Graph, model: &Model, x: Value, weight: &Tensor) -> Result<Value> {
@@ -121,11 +141,7 @@ impl Input {
 fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
     let dtype = g.spec(input.x).dtype;
     let y = match &linear.matrix {
-        Matrix::Dense(weight) => {
-            let weight = g.bind(weight);
-            let weight = cast::cast(g, weight, dtype)?;
-            matmul_nt::matmul_nt(g, input.x, weight)?
-        }
+        Matrix::Dense(weight) => dense(g, input.x, weight)?,
         Matrix::Master(master) => {
             let master = g.bind(master);
             let scale = abs_mean(g, master)?;
@@ -133,10 +149,11 @@ fn project(g: &mut Graph, linear: &Linear, input: &mut Input) -> Result<Value> {
             let (q, s) = input.codes(g)?;
             ternary_matmul::ternary_matmul(g, codes, (scale, 0), q, s, dtype)?
         }
-        Matrix::Ternary { codes, scale } => {
-            let (codes, scale) = (g.bind(codes), g.bind(scale));
+        Matrix::Ternary(part) => {
+            let (codes, scales) = (g.bind(&part.codes), g.bind(&part.scales));
+            let codes = if part.is_whole() { codes } else { g.rows(codes, part.first, part.rows)? };
             let (q, s) = input.codes(g)?;
-            ternary_matmul::ternary_matmul(g, codes, (scale, 0), q, s, dtype)?
+            ternary_matmul::ternary_matmul(g, codes, (scales, part.index), q, s, dtype)?
         }
     };
     match &linear.bias {
@@ -164,19 +181,50 @@ struct Block<'a> {
 
 impl Block<'_> {
     fn record(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<Value> {
-        let attended = self.attention(g, x, trace)?;
-        let h = add::add(g, x, attended)?;
-        let fed = self.feed_forward(g, h, trace)?;
-        add::add(g, h, fed)
+        let h = self.attention(g, x, trace)?;
+        self.feed_forward(g, h, trace)
+    }
+
+    fn fused(&self) -> Option<Fused<'_>> {
+        self.cache.and_then(|_| Fused::new(self.model, self.layer, self.stream))
     }
 
     fn point(&self, trace: &mut Trace, name: &str, value: Value) {
         trace.points.push((format!("layers.{}.{name}", self.index), value));
     }
 
+    /// Attention with its residual.
     fn attention(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<Value> {
         let (config, layer, m) = (&self.model.config, self.layer, self.stream.len());
+        let (heads, width) = (config.num_heads, config.head_dim);
+        let (q, k, v) = self.queries(g, x, trace)?;
+        let span = g.bind(&self.stream.span);
+        let o = attention::attention(g, q, k, v, span, (width as f32).powf(-0.5))?;
+        let mut o = g.view(o, [m, heads * width])?;
+        if let Some(fused) = self.fused()
+            && let Some(h) = fused.close(g, &layer.o, layer.attn_sub_norm.as_ref(), o, x)?
+        {
+            return Ok(h);
+        }
+        if let Some(weight) = &layer.attn_sub_norm {
+            o = norm(g, self.model, o, weight)?;
+            self.point(trace, "self_attn.attn_sub_norm", o);
+        }
+        let y = project(g, &layer.o, &mut Input::new(o))?;
+        self.point(trace, "self_attn.o_proj", y);
+        add::add(g, x, y)
+    }
+
+    /// Queries `[m, heads, d]`, and the keys and values that they meet.
+    fn queries(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<(Value, Value, Value)> {
+        let (config, layer, m) = (&self.model.config, self.layer, self.stream.len());
         let (heads, groups, width) = (config.num_heads, config.num_kv_heads, config.head_dim);
+        if let (Some(fused), Some(cache)) = (self.fused(), self.cache)
+            && let Some(q) = fused.queries(g, x, cache, self.index)?
+        {
+            let (keys, values) = (g.bind(&cache.keys[self.index]), g.bind(&cache.values[self.index]));
+            return Ok((g.view(q, [m, heads, width])?, keys, values));
+        }
         let n = norm(g, self.model, x, &layer.attn_norm)?;
         self.point(trace, "input_layernorm", n);
         let mut n = Input::new(n);
@@ -190,16 +238,7 @@ impl Block<'_> {
         let k = self.rotate(g, k, [m, groups, width], layer.k_norm.as_ref())?;
         let v = g.view(v, [m, groups, width])?;
         let (k, v) = self.keys(g, k, v)?;
-        let span = g.bind(&self.stream.span);
-        let o = attention::attention(g, q, k, v, span, (width as f32).powf(-0.5))?;
-        let mut o = g.view(o, [m, heads * width])?;
-        if let Some(weight) = &layer.attn_sub_norm {
-            o = norm(g, self.model, o, weight)?;
-            self.point(trace, "self_attn.attn_sub_norm", o);
-        }
-        let y = project(g, &layer.o, &mut Input::new(o))?;
-        self.point(trace, "self_attn.o_proj", y);
-        Ok(y)
+        Ok((q, k, v))
     }
 
     /// Norm per head where the family has one, then RoPE.
@@ -223,20 +262,15 @@ impl Block<'_> {
         Ok((keys, values))
     }
 
+    /// The feed-forward branch with its residual.
     fn feed_forward(&self, g: &mut Graph, h: Value, trace: &mut Trace) -> Result<Value> {
         let layer = self.layer;
-        let n = norm(g, self.model, h, &layer.ffn_norm)?;
-        self.point(trace, "post_attention_layernorm", n);
-        let mut n = Input::new(n);
-        let gated = project(g, &layer.gate, &mut n)?;
-        let up = project(g, &layer.up, &mut n)?;
-        self.point(trace, "mlp.gate_proj", gated);
-        self.point(trace, "mlp.up_proj", up);
-        let activation = match self.model.config.activation {
-            Activation::Relu2 => gate::Activation::Relu2,
-            Activation::Silu => gate::Activation::Silu,
-        };
-        let mut a = gate::gate(g, activation, gated, up)?;
+        let mut a = self.gated(g, h, trace)?;
+        if let (Some(fused), None) = (self.fused(), &layer.ffn_post_norm)
+            && let Some(y) = fused.close(g, &layer.down, layer.ffn_sub_norm.as_ref(), a, h)?
+        {
+            return Ok(y);
+        }
         if let Some(weight) = &layer.ffn_sub_norm {
             a = norm(g, self.model, a, weight)?;
             self.point(trace, "mlp.ffn_sub_norm", a);
@@ -247,6 +281,23 @@ impl Block<'_> {
             y = norm(g, self.model, y, weight)?;
         }
         self.point(trace, "mlp", y);
-        Ok(y)
+        add::add(g, h, y)
+    }
+
+    fn gated(&self, g: &mut Graph, h: Value, trace: &mut Trace) -> Result<Value> {
+        let layer = self.layer;
+        if let Some(fused) = self.fused()
+            && let Some(a) = fused.gate(g, h)?
+        {
+            return Ok(a);
+        }
+        let n = norm(g, self.model, h, &layer.ffn_norm)?;
+        self.point(trace, "post_attention_layernorm", n);
+        let mut n = Input::new(n);
+        let gated = project(g, &layer.gate, &mut n)?;
+        let up = project(g, &layer.up, &mut n)?;
+        self.point(trace, "mlp.gate_proj", gated);
+        self.point(trace, "mlp.up_proj", up);
+        gate::gate(g, activation(&self.model.config), gated, up)
     }
 }

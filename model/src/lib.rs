@@ -19,6 +19,7 @@ pub mod config_json;
 pub mod demo_text;
 pub mod error;
 pub mod forward;
+pub mod fused;
 pub mod generation_config;
 pub mod generator;
 pub mod host_sampling;

@@ -7,12 +7,14 @@ use crate::online::{Codes, finite};
 use crate::packed::row_words;
 use crate::source::{Source, Stored, rows, width};
 use crate::tensor_names::TensorSpec;
-use crate::weights::{Linear, Matrix, Model};
+use crate::weights::{Linear, Matrix, Model, Ternary};
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tritter_runtime::dtype::INTERLEAVED;
+use tritter_runtime::layout::{pack_ternary, ternary_words};
 use tritter_runtime::{DType, Device, Tensor};
 
 /// Elements of a chunk, about.
@@ -26,7 +28,7 @@ pub type Progress<'a> = dyn Fn(u64, u64) -> ControlFlow<()> + Sync + 'a;
 /// One tensor of a checkpoint and where it goes.
 enum Target<'a> {
     Floats(TensorSpec, &'a Tensor),
-    Ternary { spec: TensorSpec, codes: &'a Tensor, scale: &'a Tensor },
+    Ternary { spec: TensorSpec, part: &'a Ternary },
 }
 
 impl Model {
@@ -42,9 +44,13 @@ impl Model {
         device.check_budget("the weights", self.bytes(), "choose a smaller model or another device")?;
         let tensors = self.tensors();
         let tensors: HashMap<&str, &Tensor> = tensors.iter().map(|t| (t.name(), t)).collect();
-        let scales: HashMap<&str, (&Tensor, &Tensor)> = self.ternary_matrices().collect();
-        let target = |spec: TensorSpec| match (scales.get(spec.name.as_str()), tensors.get(spec.name.as_str())) {
-            (Some((codes, scale)), _) => Some(Target::Ternary { spec, codes, scale }),
+        let parts: HashMap<&str, &Ternary> = self.ternary_matrices().map(|part| (part.name.as_str(), part)).collect();
+        for part in parts.values() {
+            device.allocate(&part.codes)?;
+            device.allocate(&part.scales)?;
+        }
+        let target = |spec: TensorSpec| match (parts.get(spec.name.as_str()), tensors.get(spec.name.as_str())) {
+            (Some(part), _) => Some(Target::Ternary { spec, part }),
             (None, Some(tensor)) => Some(Target::Floats(spec, tensor)),
             (None, None) => None,
         };
@@ -60,11 +66,11 @@ impl Model {
         Ok(device.backend().wait()?)
     }
 
-    /// Ternary matrices in running form: name, codes, scale.
-    pub fn ternary_matrices(&self) -> impl Iterator<Item = (&str, (&Tensor, &Tensor))> {
+    /// Ternary matrices in running form.
+    pub fn ternary_matrices(&self) -> impl Iterator<Item = &Ternary> {
         let linears = self.layers.iter().flat_map(|layer| layer.linears());
         linears.filter_map(|Linear { matrix, .. }| match matrix {
-            Matrix::Ternary { codes, scale } => Some((codes.name(), (codes, scale))),
+            Matrix::Ternary(part) => Some(part),
             _ => None,
         })
     }
@@ -93,12 +99,10 @@ impl Loader<'_> {
                     self.convert(spec, tensor)
                 }
             }
-            Target::Ternary { spec, codes, scale } => {
+            Target::Ternary { spec, part } => {
                 let matrix = Codes::new(self.source, spec)?;
-                self.device.allocate(codes)?;
-                self.device.allocate(scale)?;
-                self.device.write(scale, &[matrix.scale])?;
-                self.ternary(spec, &matrix, codes)
+                self.device.write_at(&part.scales, 4 * part.index as u64, bytemuck::bytes_of(&matrix.scale))?;
+                self.ternary(spec, &matrix, part)
             }
         }
     }
@@ -150,12 +154,14 @@ impl Loader<'_> {
         })
     }
 
-    fn ternary(&self, spec: &TensorSpec, matrix: &Codes<'_>, codes: &Tensor) -> Result<()> {
-        let words = row_words(width(spec));
-        self.chunks(spec, (CHUNK / width(spec)).next_multiple_of(16), |part| {
-            let mut packed = vec![0u32; part.len() * words];
-            matrix.read(part.start, &mut packed)?;
-            self.write(codes, part.start, bytemuck::cast_slice(&packed))?;
+    fn ternary(&self, spec: &TensorSpec, matrix: &Codes<'_>, to: &Ternary) -> Result<()> {
+        let (k, dtype) = (width(spec), to.codes.spec().dtype);
+        self.chunks(spec, (CHUNK / k).next_multiple_of(INTERLEAVED), |part| {
+            let mut plain = vec![0u32; part.len() * row_words(k)];
+            matrix.read(part.start, &mut plain)?;
+            let mut packed = vec![0u32; ternary_words(dtype, part.len(), k)];
+            pack_ternary(dtype, &plain, k, &mut packed);
+            self.write(&to.codes, to.first + part.start, bytemuck::cast_slice(&packed))?;
             self.source.release(spec, part);
             Ok(())
         })

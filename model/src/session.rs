@@ -97,7 +97,7 @@ impl SessionPlan {
     /// Bytes that a step of one row reads with `visible` tokens in the cache: all weights, of an embedding
     /// that is no head one row, and the keys and values.
     pub fn step_bytes(&self, visible: f64) -> f64 {
-        let table = self.model.embedding.spec();
+        let table = self.model.embedding.values.spec();
         let unread = if self.model.head.is_some() { table.bytes() - table.row_bytes() } else { 0 };
         let rope = [&self.model.rope.coarse, &self.model.rope.fine].map(|t| t.spec().bytes() - t.spec().row_bytes());
         let weights = self.weights() - unread - rope.iter().sum::<u64>();

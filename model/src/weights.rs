@@ -1,7 +1,7 @@
 //! The tensors of a model on a device: descriptions first, memory when loaded.
 
 use crate::config::{Config, RopeScaling};
-use crate::tensor_names::Kind;
+use crate::tensor_names::TensorSpec;
 use std::collections::HashMap;
 use tritter_runtime::ops::rope;
 use tritter_runtime::{DType, Tensor};
@@ -15,20 +15,121 @@ pub enum Form {
     Run,
 }
 
+/// How a dense matrix is stored on a device: f32, f16 or bf16, or integers in groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenseFormat {
+    /// `F32`, `F16`, `Bf16`, `I8`, `I6` or `I4`.
+    pub dtype: DType,
+    /// Columns that share a scale; 0 for floats.
+    pub group: usize,
+}
+
+impl DenseFormat {
+    /// f32.
+    pub const F32: DenseFormat = DenseFormat { dtype: DType::F32, group: 0 };
+
+    /// Floats of a dtype.
+    pub const fn floats(dtype: DType) -> DenseFormat {
+        DenseFormat { dtype, group: 0 }
+    }
+
+    /// Integers of a dtype with a scale for `group` columns.
+    pub const fn groups(dtype: DType, group: usize) -> DenseFormat {
+        DenseFormat { dtype, group }
+    }
+}
+
+/// How the matrices of a model in running form are stored on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// Ternary matrices: `T2`, `T1`, or on the CPU `T2x16`, `T1x16`.
+    pub ternary: DType,
+    /// Embedding, and head where it is not the embedding.
+    pub table: DenseFormat,
+    /// Dense projections.
+    pub dense: DenseFormat,
+    /// Whether decode steps go by fused rows ([`crate::fused`]).
+    pub fused: bool,
+}
+
+impl Formats {
+    /// Row-major codes in two bits, everything else in f32, one op after the other.
+    pub const PLAIN: Formats =
+        Formats { ternary: DType::T2, table: DenseFormat::F32, dense: DenseFormat::F32, fused: false };
+
+    /// The same with ternary matrices in the layout that a device computes fastest with, and fused steps.
+    pub fn on(self, device: &tritter_runtime::Device) -> Formats {
+        let cpu = device.caps().backend == "cpu";
+        let ternary = match (self.ternary, cpu) {
+            (DType::T2 | DType::T2x16, true) => DType::T2x16,
+            (DType::T1 | DType::T1x16, true) => DType::T1x16,
+            (DType::T1 | DType::T1x16, false) => DType::T1,
+            _ => DType::T2,
+        };
+        Formats { ternary, fused: cpu, ..self }
+    }
+}
+
+/// A dense matrix on a device.
+#[derive(Clone, Debug)]
+pub struct Dense {
+    /// Values, or codes, `[n, k]`.
+    pub values: Tensor,
+    /// Scales of groups of codes `[n, ⌈k/group⌉]`, in f16.
+    pub scales: Option<Tensor>,
+    /// Columns that share a scale; 0 for floats.
+    pub group: usize,
+}
+
+impl Dense {
+    fn new(name: String, shape: &[usize], format: DenseFormat) -> Dense {
+        let columns = shape.last().copied().unwrap_or(1);
+        let grouped = format.group > 0;
+        let extents = [shape.iter().rev().skip(1).product(), columns.div_ceil(format.group.max(1))];
+        let scales = grouped.then(|| Tensor::weight(format!("{name}_scales"), extents, DType::F16));
+        Dense { values: Tensor::weight(name, shape.to_vec(), format.dtype), scales, group: format.group }
+    }
+
+    /// Its tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.values).chain(&self.scales)
+    }
+}
+
+/// A ternary matrix on a device: rows of a tensor of codes and an element of a tensor of scales.
+/// Projections of one input lie one below the other in one tensor, so that one kernel takes them all.
+#[derive(Clone, Debug)]
+pub struct Ternary {
+    /// Name of the weight in a checkpoint.
+    pub name: String,
+    /// Codes `[rows of all, k]`.
+    pub codes: Tensor,
+    /// Its first row there.
+    pub first: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// Scales that multiply codes, `[matrices]`.
+    pub scales: Tensor,
+    /// Which of them is its own.
+    pub index: usize,
+}
+
+impl Ternary {
+    /// Is the whole tensor this matrix?
+    pub fn is_whole(&self) -> bool {
+        self.scales.spec().elements() == 1
+    }
+}
+
 /// The matrix of a projection, `[n, k]`.
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// f32, used as it is.
-    Dense(Tensor),
+    /// Used as it is.
+    Dense(Dense),
     /// f32 master of a ternary matrix.
     Master(Tensor),
-    /// Ternary codes (`t2`) and the scale `[1]` that multiplies them.
-    Ternary {
-        /// Codes.
-        codes: Tensor,
-        /// Mean of the master's absolute values.
-        scale: Tensor,
-    },
+    /// Ternary codes and their scale.
+    Ternary(Ternary),
 }
 
 /// A projection.
@@ -91,14 +192,16 @@ pub struct Model {
     pub config: Config,
     /// What the weights are for.
     pub form: Form,
+    /// How matrices are stored.
+    pub formats: Formats,
     /// Token embedding `[V, D]`.
-    pub embedding: Tensor,
+    pub embedding: Dense,
     /// Layers.
     pub layers: Vec<Layer>,
     /// Final norm.
     pub norm: Tensor,
     /// Output matrix `[V, D]` where it is not the embedding.
-    pub head: Option<Tensor>,
+    pub head: Option<Dense>,
     /// RoPE tables for `positions` positions.
     pub rope: RopeTables,
     /// Positions that the tables serve.
@@ -108,24 +211,22 @@ pub struct Model {
 impl Model {
     /// Describes a model whose RoPE tables reach `positions` positions. Takes no device memory.
     pub fn new(config: &Config, form: Form, positions: usize) -> Model {
-        let mut named: HashMap<String, Tensor> = HashMap::new();
-        let mut ternary = HashMap::new();
-        for spec in config.tensors() {
-            if spec.kind == (Kind::Linear { ternary: true }) && form == Form::Run {
-                let scale = format!("{}_scale", spec.name);
-                ternary.insert(spec.name.clone(), Tensor::weight(scale, [1], DType::F32));
-                named.insert(spec.name.clone(), Tensor::weight(spec.name, spec.shape, DType::T2));
-            } else {
-                named.insert(spec.name.clone(), Tensor::weight(spec.name, spec.shape, DType::F32));
-            }
-        }
-        let parts = Parts { config, form, named, ternary };
+        Model::with_formats(config, form, Formats::PLAIN, positions)
+    }
+
+    /// As [`Model::new`], its matrices stored as `formats` says where the model is in running form.
+    pub fn with_formats(config: &Config, form: Form, formats: Formats, positions: usize) -> Model {
+        let formats = if form == Form::Run { formats } else { Formats::PLAIN };
+        let shapes = config.tensors().into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        let parts = Parts { config, form, formats, shapes };
+        let table = [config.vocab_size, config.hidden_size];
         Model {
             form,
-            embedding: parts.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size]),
+            formats,
+            embedding: Dense::new("model.embed_tokens.weight".into(), &table, formats.table),
             layers: (0..config.num_layers).map(|i| parts.layer(i)).collect(),
             norm: parts.tensor("model.norm.weight", &[config.hidden_size]),
-            head: parts.named.get("lm_head.weight").cloned(),
+            head: (!config.tie_embeddings).then(|| Dense::new("lm_head.weight".into(), &table, formats.table)),
             rope: rope_tables(config, positions),
             positions,
             config: config.clone(),
@@ -142,12 +243,12 @@ impl Model {
 
     /// Every weight, tables included.
     pub fn tensors(&self) -> Vec<Tensor> {
-        let mut all = vec![self.embedding.clone()];
+        let mut all: Vec<Tensor> = self.embedding.tensors().cloned().collect();
         for layer in &self.layers {
             all.extend(layer.tensors());
         }
         all.push(self.norm.clone());
-        all.extend(self.head.clone());
+        all.extend(self.head.iter().flat_map(Dense::tensors).cloned());
         all.extend([self.rope.coarse.clone(), self.rope.fine.clone()]);
         all
     }
@@ -168,8 +269,10 @@ impl Layer {
     pub fn floats(&self) -> Vec<&Tensor> {
         let mut all = vec![&self.attn_norm, &self.ffn_norm];
         for linear in self.linears() {
-            if let Matrix::Dense(w) | Matrix::Master(w) = &linear.matrix {
-                all.push(w);
+            match &linear.matrix {
+                Matrix::Dense(dense) => all.extend(dense.tensors()),
+                Matrix::Master(master) => all.push(master),
+                Matrix::Ternary(_) => {}
             }
             all.extend(&linear.bias);
         }
@@ -181,61 +284,127 @@ impl Layer {
     fn tensors(&self) -> Vec<Tensor> {
         let mut all: Vec<Tensor> = self.floats().into_iter().cloned().collect();
         for linear in self.linears() {
-            if let Matrix::Ternary { codes, scale } = &linear.matrix {
-                all.extend([codes.clone(), scale.clone()]);
+            // Of matrices that share a tensor the first names it.
+            if let Matrix::Ternary(part) = &linear.matrix
+                && part.index == 0
+            {
+                all.extend([part.codes.clone(), part.scales.clone()]);
             }
         }
         all
     }
 }
 
-/// Tensors by name, while a model is put together.
+/// What a model is put together from.
 struct Parts<'a> {
     config: &'a Config,
     form: Form,
-    named: HashMap<String, Tensor>,
-    ternary: HashMap<String, Tensor>,
+    formats: Formats,
+    shapes: HashMap<String, TensorSpec>,
 }
 
 impl Parts<'_> {
     /// A tensor that every config lists; the shape is only a fallback that keeps this total.
     fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
-        let found = self.named.get(name).cloned();
-        found.unwrap_or_else(|| Tensor::weight(name, shape.to_vec(), DType::F32))
+        self.find(name).unwrap_or_else(|| Tensor::weight(name, shape.to_vec(), DType::F32))
     }
 
-    fn linear(&self, name: &str) -> Linear {
-        let weight = format!("{name}.weight");
-        let tensor = self.tensor(&weight, &[1, 1]);
-        let matrix = match (self.ternary.get(&weight), self.config.is_ternary(), self.form) {
-            (Some(scale), _, _) => Matrix::Ternary { codes: tensor, scale: scale.clone() },
-            (None, true, Form::Train) => Matrix::Master(tensor),
-            _ => Matrix::Dense(tensor),
+    fn find(&self, name: &str) -> Option<Tensor> {
+        self.shapes.get(name).map(|spec| Tensor::weight(name, spec.shape.clone(), DType::F32))
+    }
+
+    /// Projections of one input, by names of modules of layer `i`.
+    fn linears<const N: usize>(&self, i: usize, modules: [&str; N]) -> [Linear; N] {
+        let names = modules.map(|module| format!("model.layers.{i}.{module}"));
+        let shape = |name: &String| self.shapes.get(&format!("{name}.weight")).map_or(vec![1, 1], |s| s.shape.clone());
+        let bias = |name: &String| self.find(&format!("{name}.bias"));
+        let ternary = self.config.is_ternary();
+        if ternary && self.form == Form::Run {
+            let parts = self.ternary(&names, names.each_ref().map(shape));
+            let mut parts = parts.into_iter();
+            return names.each_ref().map(|name| {
+                let part = parts.next().unwrap_or_else(|| ternary_alone(self.formats.ternary, name, &shape(name)));
+                Linear { matrix: Matrix::Ternary(part), bias: bias(name) }
+            });
+        }
+        names.each_ref().map(|name| {
+            let weight = format!("{name}.weight");
+            let matrix = match ternary {
+                true => Matrix::Master(Tensor::weight(weight, shape(name), DType::F32)),
+                false => Matrix::Dense(Dense::new(weight, &shape(name), self.formats.dense)),
+            };
+            Linear { matrix, bias: bias(name) }
+        })
+    }
+
+    /// One below the other in one tensor, where each begins at a place that kernels can start from; else each
+    /// in a tensor of its own.
+    fn ternary<const N: usize>(&self, names: &[String; N], shapes: [Vec<usize>; N]) -> Vec<Ternary> {
+        let dtype = self.formats.ternary;
+        let k = shapes.first().and_then(|s| s.last()).copied().unwrap_or(1);
+        let mut firsts = Vec::with_capacity(N);
+        let mut rows = 0;
+        for shape in &shapes {
+            firsts.push(rows);
+            rows += shape[0];
+        }
+        let starts = |first: &usize| {
+            let aligned = (first * dtype.row_bytes(k)).is_multiple_of(256);
+            first.is_multiple_of(dtype.row_group()) && (aligned || dtype.only_cpu())
         };
-        Linear { matrix, bias: self.named.get(&format!("{name}.bias")).cloned() }
+        if !firsts.iter().all(starts) {
+            let alone = names.iter().zip(&shapes).map(|(name, shape)| ternary_alone(dtype, name, shape));
+            return alone.collect();
+        }
+        let all = if N == 1 { names[0].clone() } else { names.join("+") };
+        let codes = Tensor::weight(format!("{all}.weight"), [rows, k], dtype);
+        let scales = Tensor::weight(format!("{all}.weight_scale"), [N], DType::F32);
+        let part = |(index, name): (usize, &String)| Ternary {
+            name: format!("{name}.weight"),
+            codes: codes.clone(),
+            first: firsts[index],
+            rows: shapes[index][0],
+            scales: scales.clone(),
+            index,
+        };
+        names.iter().enumerate().map(part).collect()
     }
 
     fn layer(&self, i: usize) -> Layer {
         let name = |part: &str| format!("model.layers.{i}.{part}");
-        let linear = |part: &str| self.linear(&name(part));
-        let norm = |part: &str| self.named.get(&name(&format!("{part}.weight"))).cloned();
+        let norm = |part: &str| self.find(&name(&format!("{part}.weight")));
+        let [q, k, v] = self.linears(i, ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]);
+        let [gate, up] = self.linears(i, ["mlp.gate_proj", "mlp.up_proj"]);
+        let [o] = self.linears(i, ["self_attn.o_proj"]);
+        let [down] = self.linears(i, ["mlp.down_proj"]);
         let hidden = [self.config.hidden_size];
         Layer {
             attn_norm: self.tensor(&name("input_layernorm.weight"), &hidden),
-            q: linear("self_attn.q_proj"),
-            k: linear("self_attn.k_proj"),
-            v: linear("self_attn.v_proj"),
-            o: linear("self_attn.o_proj"),
+            q,
+            k,
+            v,
+            o,
             q_norm: norm("self_attn.q_norm"),
             k_norm: norm("self_attn.k_norm"),
             attn_sub_norm: norm("self_attn.attn_sub_norm"),
             ffn_norm: self.tensor(&name("post_attention_layernorm.weight"), &hidden),
-            gate: linear("mlp.gate_proj"),
-            up: linear("mlp.up_proj"),
-            down: linear("mlp.down_proj"),
+            gate,
+            up,
+            down,
             ffn_sub_norm: norm("mlp.ffn_sub_norm"),
             ffn_post_norm: norm("mlp.ffn_post_norm"),
         }
+    }
+}
+
+fn ternary_alone(dtype: DType, name: &str, shape: &[usize]) -> Ternary {
+    Ternary {
+        name: format!("{name}.weight"),
+        codes: Tensor::weight(format!("{name}.weight"), shape.to_vec(), dtype),
+        first: 0,
+        rows: shape[0],
+        scales: Tensor::weight(format!("{name}.weight_scale"), [1], DType::F32),
+        index: 0,
     }
 }
 

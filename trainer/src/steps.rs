@@ -268,7 +268,7 @@ struct Recorder<'a> {
 
 impl Recorder<'_> {
     fn head(&self) -> &Tensor {
-        self.model.head.as_ref().unwrap_or(&self.model.embedding)
+        &self.model.head.as_ref().unwrap_or(&self.model.embedding).values
     }
 
     /// Chunks of rows `(first, count)`; starts are multiples of 64, so that slices are aligned.

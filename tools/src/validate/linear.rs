@@ -61,12 +61,12 @@ struct Alone {
 
 /// Runs a projection on rows of `k` elements; `None` if it is not ternary.
 fn run(device: &Device, linear: &Linear, input: &[f32], k: usize) -> Result<Option<Alone>> {
-    let Matrix::Ternary { codes, scale } = &linear.matrix else {
+    let Matrix::Ternary(part) = &linear.matrix else {
         return Ok(None);
     };
-    let (n, width) = (codes.spec().rows(), codes.spec().cols());
+    let (n, width) = (part.rows, part.codes.spec().cols());
     if k != width || input.is_empty() {
-        bail!("the golden input of `{}` has rows of {k} elements, expected {width}", codes.name());
+        bail!("the golden input of `{}` has rows of {k} elements, expected {width}", part.name);
     }
     let m = input.len() / k;
     let x = Tensor::input("x", [m, k], DType::F32);
@@ -74,12 +74,12 @@ fn run(device: &Device, linear: &Linear, input: &[f32], k: usize) -> Result<Opti
     let s = Tensor::state("scales", [m], DType::F32);
     let y = Tensor::state("y", [m, n], DType::F32);
     let mut g = Graph::new("one projection");
-    let [w, ws, xv, qv, sv, yv] = [codes, scale, &x, &q, &s, &y].map(|tensor| g.bind(tensor));
+    let [w, ws, xv, qv, sv, yv] = [&part.codes, &part.scales, &x, &q, &s, &y].map(|tensor| g.bind(tensor));
     g.record(QuantizeInt8 { m: m as u32, k: k as u32 }, &[xv, qv, sv])?;
-    g.record(
-        TernaryMatmul { m: m as u32, n: n as u32, k: k as u32, l: n as u32, n0: 0, scales: 1, scale: 0 },
-        &[w, ws, qv, sv, yv],
-    )?;
+    let w = g.rows(w, part.first, part.rows)?;
+    let (scales, scale) = (part.scales.spec().elements() as u32, part.index as u32);
+    let op = TernaryMatmul { scales, scale, ..TernaryMatmul::whole(m as u32, n as u32, k as u32) };
+    g.record(op, &[w, ws, qv, sv, yv])?;
     let program = device.prepare(&g)?;
     device.write(&x, input)?;
     program.submit()?;
