@@ -3,6 +3,8 @@
 pub mod math;
 mod memory;
 pub mod parallel;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod peaks;
 mod program;
 pub(crate) mod ternary;
 pub(crate) mod weights;

@@ -14,6 +14,16 @@ pub fn threads() -> usize {
     1
 }
 
+/// Runs `f` on one of the threads that share work. Called from any other thread, each kernel would be handed
+/// over and waited for by itself; and a thread of the pool that waits helps, where any other sleeps.
+pub fn inside<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    #[cfg(not(target_arch = "wasm32"))]
+    if rayon::current_num_threads() > 1 {
+        return rayon::scope(|_| f());
+    }
+    f()
+}
+
 /// Calls `f(i, row)` for every `width` elements of `y`; `work` is the cost of one row in
 /// elements touched.
 pub fn rows<T: Send>(y: &mut [T], width: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {

@@ -2,6 +2,7 @@
 
 use super::Cpu;
 use super::memory::{Line, Memory};
+use super::parallel;
 use crate::device::{Arena, Backend, Program, Support, Ticket, Timings};
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
@@ -93,22 +94,24 @@ impl Call {
 
 impl Program for CpuProgram {
     fn submit(&self) -> Result<Ticket> {
-        self.calls.iter().for_each(Call::run);
+        parallel::inside(|| self.calls.iter().for_each(Call::run));
         Ok(Ticket(0))
     }
 
     fn time(&self, repeats: u32) -> Result<Timings> {
         let mut nodes = vec![Vec::new(); self.calls.len()];
         let mut total = Vec::new();
-        for _ in 0..repeats {
-            let start = Instant::now();
-            for (call, times) in self.calls.iter().zip(&mut nodes) {
+        parallel::inside(|| {
+            for _ in 0..repeats {
                 let start = Instant::now();
-                call.run();
-                times.push(start.elapsed());
+                for (call, times) in self.calls.iter().zip(&mut nodes) {
+                    let start = Instant::now();
+                    call.run();
+                    times.push(start.elapsed());
+                }
+                total.push(start.elapsed());
             }
-            total.push(start.elapsed());
-        }
+        });
         let median = |mut times: Vec<std::time::Duration>| {
             times.sort_unstable();
             times.get(times.len() / 2).copied().unwrap_or_default()
