@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::forward::{self, Stream, Trace};
 use crate::weights::Model;
 use tritter_runtime::device::{Arena, Program};
-use tritter_runtime::ops::{copy, gather, sample};
+use tritter_runtime::ops::sample::{self, Drawing};
+use tritter_runtime::ops::{copy, gather};
 use tritter_runtime::{DType, Device, Graph, Plan, Tensor, Value};
 
 /// Tokens that a chunk takes; a prompt of one token is a step.
@@ -68,10 +69,15 @@ pub(crate) struct Drawn {
     pub(crate) control: Tensor,
     /// Seed and number of the draw, `[B, 2]`.
     pub(crate) random: Tensor,
+    /// The ids that each row drew last, `[B, RECENT]`.
+    pub(crate) recent: Tensor,
 }
 
 /// Settings of a row in `control`.
-pub(crate) const CONTROL: usize = 4;
+pub(crate) const CONTROL: usize = sample::CONTROL;
+
+/// Ids that a row remembers on the device.
+pub(crate) const RECENT: usize = 64;
 
 impl Drawn {
     fn new(rows: usize, vocab: usize) -> Drawn {
@@ -80,21 +86,16 @@ impl Drawn {
             tokens: Tensor::state(format!("step{rows}.tokens"), [rows], DType::U32),
             control: Tensor::input(format!("step{rows}.control"), [rows, CONTROL], DType::F32),
             random: Tensor::input(format!("step{rows}.random"), [rows, 2], DType::U32),
+            recent: Tensor::state(format!("step{rows}.recent"), [rows, RECENT], DType::U32),
         }
     }
 
     /// Records the copy of logits `x` and a draw for each of their rows.
     fn record(&self, g: &mut Graph, x: Value) -> Result<()> {
-        let [logits, tokens, control, random] =
-            [&self.logits, &self.tokens, &self.control, &self.random].map(|t| g.bind(t));
+        let [logits, tokens, control, random, recent] =
+            [&self.logits, &self.tokens, &self.control, &self.random, &self.recent].map(|t| g.bind(t));
         copy::copy_into(g, x, logits)?;
-        for row in 0..self.tokens.spec().elements() {
-            let x = g.rows(x, row, 1)?;
-            let control = g.elements(control, row * CONTROL, CONTROL)?;
-            let random = g.elements(random, 2 * row, 2)?;
-            let token = g.elements(tokens, row, 1)?;
-            sample::sample_into(g, x, control, random, token)?;
-        }
+        sample::sample_into(g, x, Drawing { control, random, recent }, tokens)?;
         Ok(())
     }
 }
@@ -186,6 +187,7 @@ impl Recorded {
         for tensor in self.graph.tensors() {
             device.allocate(tensor)?;
         }
+        device.write(&self.drawn.recent, &vec![sample::EMPTY; self.drawn.recent.spec().elements()])?;
         let program = device.compile(&self.graph, &self.plan, arena)?;
         Ok(Ready { stream: self.stream, pick: self.pick, drawn: self.drawn, program })
     }

@@ -40,7 +40,9 @@ impl Draw {
     }
 
     fn control(&self) -> [f32; CONTROL] {
-        [self.temperature, self.top_k as f32, 0.0, 0.0]
+        let mut control = [0.0; CONTROL];
+        control[..2].copy_from_slice(&[self.temperature, self.top_k as f32]);
+        control
     }
 }
 

@@ -1,27 +1,52 @@
-//! Draws one token a row from logits.
+//! Draws one token a row from logits, of which the ids drawn last may be penalised.
 //!
-//! `control = [temperature, top_k, 0, 0]`. A temperature of 0 takes the largest logit, the lowest
-//! index among equals. Otherwise the `top_k` largest logits are kept (0: all; logits equal to the
-//! k-th are kept too), and the token is the argmax of `logit / temperature + noise` with Gumbel
-//! noise, which draws from the softmax (Gumbel-max trick, Maddison, Tarlow and Minka 2014).
+//! `control[i] = [temperature, top_k, top_p, min_p, repeat_penalty, 0, 0, 0]`, `random[i] = [seed, step]`
+//! and `recent[i]`, a ring of the last `r` ids ([`EMPTY`]: none), belong to row `i` alone, so that a row
+//! draws the same by itself and among others. In the order of transformers:
 //!
-//! The noise of row `i` and index `j` comes from the hash [`bits`] of `(random[0], random[1], i, j)`,
-//! seed and step: the same 32 bits on every device, in any order. Only the logarithms may differ,
-//! in their last places. NaN counts as -∞, and -∞ is drawn only if there is nothing else.
+//! 1. A finite logit of an id in `recent` is divided by the penalty where it is positive and multiplied
+//!    where it is not, once however often the id is there, and stays finite. A penalty of 1 is off.
+//! 2. A temperature of 0 takes the largest logit, the lowest index among equals. So does a largest
+//!    logit that is infinite. Else logits are seen as weights `e^((x - largest) / temperature)`.
+//! 3. `top_k`: the k-th largest logit and all from it on stay. 0, and all from the vocabulary on, is off.
+//! 4. `top_p`: the largest of those logits stay that are needed for their weights to reach `top_p` times
+//!    the sum of the weights that step 3 left, and all that equal the last of them. 1 is off.
+//! 5. `min_p`: weights of at least `min_p` stay, and the largest logit in any case. 0 is off.
+//! 6. The token is the argmax of `(x - largest) / temperature + noise` with Gumbel noise, which draws
+//!    from the softmax over what is left (Gumbel-max trick, Maddison, Tarlow and Minka 2014).
+//! 7. It is written to `recent` at `step mod r`.
+//!
+//! Settings that mean nothing (`top_p` of 0, a penalty of 0 or below, NaN) are off, so a control of
+//! zeros is greedy.
+//!
+//! Step 4 has no order of addition: weights are whole numbers, `e^… · 2^31` without what follows the
+//! point, and 64 bits hold their sum. Which logits stay is said by one key, the largest at which the
+//! sum of the weights from it on is `top_p` of the whole, both as f32. Devices differ in the last
+//! places of `e^…`, quotients and logarithms alone.
+//!
+//! The noise of index `j` comes from the hash [`bits`] of `(seed, step, j)`: the same 32 bits on every
+//! device, in any order. NaN counts as -∞, and -∞ is drawn only if there is nothing else.
 
-use crate::cpu::{math, parallel};
+mod cases;
+mod draw;
+
+use crate::cpu::parallel;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{
-    Args, Case, Cuda, CudaKernel, CudaLaunch, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl,
-};
+use crate::op::{Args, Case, Cuda, CudaKernel, CudaLaunch, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::rms_norm::workgroup;
-use crate::random::Random;
 use crate::reference::RefTensor;
+use draw::{Control, draw};
 
-/// Scores never fall below this, however small the temperature.
-const LEAST: f32 = -1e30;
+/// A slot of the ring that holds no id.
+pub const EMPTY: u32 = u32::MAX;
+
+/// Most slots of the ring: kernels keep it in shared memory.
+const MOST_RECENT: u32 = 256;
+
+/// Values of a row of `control`.
+pub const CONTROL: usize = 8;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -31,60 +56,46 @@ pub struct Sample {
     pub m: u32,
     /// Vocabulary.
     pub v: u32,
+    /// Ids that a row remembers, at most 256.
+    pub r: u32,
+}
+
+/// Operands of a draw beside the logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawing {
+    /// `[m, 8]` f32.
+    pub control: Value,
+    /// `[m, 2]` u32.
+    pub random: Value,
+    /// `[m, r]` u32, read and written.
+    pub recent: Value,
 }
 
 /// Records a draw from `logits[m,v]` (or any shape with last extent `v`) into a new `[m]`.
-pub fn sample(g: &mut Graph, logits: Value, control: Value, random: Value) -> Result<Value> {
+pub fn sample(g: &mut Graph, logits: Value, with: Drawing) -> Result<Value> {
     let token = g.activation([g.spec(logits).rows()], DType::U32);
-    sample_into(g, logits, control, random, token)?;
+    sample_into(g, logits, with, token)?;
     Ok(token)
 }
 
 /// Records a draw from `logits[m,v]` into a given u32 value of `m` elements.
-pub fn sample_into(g: &mut Graph, logits: Value, control: Value, random: Value, token: Value) -> Result<()> {
-    let (m, v) = (g.spec(logits).rows(), g.spec(logits).cols());
+pub fn sample_into(g: &mut Graph, logits: Value, with: Drawing, token: Value) -> Result<()> {
+    let (m, v, r) = (g.spec(logits).rows(), g.spec(logits).cols(), g.spec(with.recent).cols());
     let logits = g.view(logits, [m, v])?;
     let token = if g.spec(token).shape == [m] { token } else { g.view(token, [m])? };
-    g.record(Sample { m: m as u32, v: v as u32 }, &[logits, control, random, token])
+    let op = Sample { m: m as u32, v: v as u32, r: r as u32 };
+    g.record(op, &[logits, with.control, with.random, with.recent, token])
 }
 
 /// 32 random bits of a position: the four-word PCG hash of Jarzynski and Olano ("Hash functions
 /// for GPU rendering", JCGT 9(3), 2020), first word.
-pub fn bits(seed: u32, step: u32, row: u32, index: u32) -> u32 {
-    let mut s = [seed, step, row, index].map(|w| w.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+pub fn bits(seed: u32, step: u32, index: u32) -> u32 {
+    let mut s = [seed, step, 0, index].map(|w| w.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
     for (to, a, b) in [(0, 1, 3), (1, 2, 0), (2, 0, 1), (3, 1, 2)] {
         s[to] = s[to].wrapping_add(s[a].wrapping_mul(s[b]));
     }
     let s = s.map(|w| w ^ w >> 16);
     s[0].wrapping_add(s[1].wrapping_mul(s[3]))
-}
-
-/// Order-preserving image of a logit in u32: NaN goes to -∞ and -0 to 0.
-fn key(x: f32) -> u32 {
-    let x = if x.is_nan() { f32::NEG_INFINITY } else { x + 0.0 };
-    let word = x.to_bits();
-    if word >> 31 == 1 { !word } else { word | 1 << 31 }
-}
-
-/// Uniform in (0, 1) from 32 random bits; small values keep all their bits.
-fn uniform(bits: u32) -> f32 {
-    const SCALE: f32 = 1.0 / 4_294_967_296.0;
-    bits as f32 * SCALE + 0.5 * SCALE
-}
-
-/// Gumbel noise `-ln E` with `E = -ln(1 - w)`. Small `E`, the ones that win, come from a series.
-fn gumbel(w: f32) -> f32 {
-    let e = if w < 0.03125 {
-        w + w * w * (0.5 + w * (1.0 / 3.0 + w * (0.25 + w * 0.2)))
-    } else {
-        -(1.0 - w.min(1.0 - f32::EPSILON / 2.0)).ln()
-    };
-    -e.ln()
-}
-
-/// How many logits are kept; `None` is all.
-fn kept(top_k: f32, v: usize) -> Option<usize> {
-    (top_k >= 1.0 && top_k < v as f32).then_some(top_k as usize)
 }
 
 impl Sample {
@@ -105,43 +116,9 @@ impl Sample {
     }
 }
 
-fn draw(row: &[f32], temperature: f32, top_k: f32, noise: impl Fn(u32) -> u32) -> u32 {
-    let mut best = (0, key(row[0]));
-    for (j, &x) in row.iter().enumerate() {
-        if key(x) > best.1 {
-            best = (j, key(x));
-        }
-    }
-    let (greedy, max) = (best.0 as u32, row[best.0]);
-    if !(temperature > 0.0 && max.is_finite()) {
-        return greedy;
-    }
-    let least = kept(top_k, row.len()).map_or(0, |k| {
-        let mut keys: Vec<u32> = row.iter().map(|&x| key(x)).collect();
-        *keys.select_nth_unstable_by(k - 1, |a, b| b.cmp(a)).1
-    });
-    let mut best = (greedy, f32::NEG_INFINITY);
-    for (j, &x) in row.iter().enumerate() {
-        if key(x) < least || key(x) <= key(f32::NEG_INFINITY) {
-            continue;
-        }
-        let score = ((x - max) / temperature).max(LEAST);
-        let w = uniform(noise(j as u32));
-        // Noise is below -ln w. Where that cannot reach the best so far, spare the logarithms.
-        if w > 1.001 * math::exp(score - best.1) {
-            continue;
-        }
-        let score = score + gumbel(w);
-        if score > best.1 {
-            best = (j as u32, score);
-        }
-    }
-    best.0
-}
-
 impl Kernel for Sample {
     const NAME: &'static str = "sample";
-    const SIGNATURE: &'static str = "logits[m,v]:f32 control[4]:f32 random[2]:u32 -> token[m]:u32";
+    const SIGNATURE: &'static str = "logits[m,v]:f32 control[m,8]:f32 random[m,2]:u32 -> &recent[m,r]:u32 token[m]:u32";
     const GRADIENT: Gradient = Gradient::None("a draw has no gradient");
     const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
         name: "plain",
@@ -162,46 +139,45 @@ impl Kernel for Sample {
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
-        vec![("m", self.m as usize), ("v", self.v as usize)]
+        vec![("m", self.m as usize), ("v", self.v as usize), ("r", self.r as usize)]
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        if self.v <= 1 << 30 { Ok(()) } else { Err(format!("a vocabulary of {} is above 2^30", self.v)) }
+        if self.v > 1 << 30 {
+            return Err(format!("a vocabulary of {} is above 2^30", self.v));
+        }
+        if self.r == 0 || self.r > MOST_RECENT {
+            return Err(format!("{} recent ids are not 1 to {MOST_RECENT}", self.r));
+        }
+        Ok(())
     }
 
     fn reference(&self, t: &mut [RefTensor]) {
-        let [logits, control, random, token] = t else { return };
-        let (temperature, top_k) = (control.data[0], control.data[1] as usize);
+        let [logits, control, random, recent, token] = t else { return };
+        let r = self.r as usize;
         for i in 0..self.m as usize {
-            let row = logits.row(i).iter().map(|&x| if x.is_nan() { f64::NEG_INFINITY } else { x });
-            let row: Vec<f64> = row.collect();
-            let mut sorted = row.clone();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let least = if top_k == 0 || top_k > row.len() { f64::NEG_INFINITY } else { sorted[top_k - 1] };
-            let score = |j: usize| {
-                let hash = bits(random.data[0] as u32, random.data[1] as u32, i as u32, j as u32);
-                let w = (f64::from(hash) + 0.5) / 4_294_967_296.0;
-                if temperature == 0.0 {
-                    row[j]
-                } else if row[j] < least {
-                    f64::NEG_INFINITY
-                } else {
-                    row[j] / temperature - (-(-w).ln_1p()).ln()
-                }
-            };
-            let scores: Vec<f64> = (0..row.len()).map(score).collect();
-            let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            token.data[i] = scores.iter().position(|&s| s == best).unwrap_or(0) as f64;
+            let (seed, step) = (random.row(i)[0] as u32, random.row(i)[1] as u32);
+            let drawn = draw::reference(logits.row(i), recent.row(i), control.row(i), |j| bits(seed, step, j));
+            token.data[i] = drawn as f64;
+            recent.data[i * r + step as usize % r] = drawn as f64;
         }
     }
 
     fn cpu(&self, mut args: Args<'_>) {
-        let v = self.v as usize;
+        let (v, r) = (self.v as usize, self.r as usize);
         let (logits, control, random) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-        parallel::rows(args.write::<u32>(3), 1, 4 * v, |i, token| {
-            let noise = |j| bits(random[0], random[1], i as u32, j);
-            token[0] = draw(&logits[i * v..(i + 1) * v], control[0], control[1], noise);
+        let recent = args.write::<u32>(3);
+        let token = args.write::<u32>(4);
+        let before: &[u32] = recent;
+        parallel::rows(token, 1, 4 * v, |i, token| {
+            let [seed, step] = [0, 1].map(|word| random[2 * i + word]);
+            let control = Control::new(&control[CONTROL * i..CONTROL * (i + 1)], v);
+            let (row, recent) = (&logits[i * v..(i + 1) * v], &before[i * r..(i + 1) * r]);
+            token[0] = draw(row, recent, control, |j| bits(seed, step, j));
         });
+        for ((recent, random), &token) in recent.chunks_exact_mut(r).zip(random.chunks_exact(2)).zip(&*token) {
+            recent[random[1] as usize % r] = token;
+        }
     }
 
     fn operations(&self) -> u64 {
@@ -213,64 +189,10 @@ impl Kernel for Sample {
     }
 
     fn cases(size: Size) -> Vec<Case> {
-        let shapes: &[(u32, u32)] = match size {
-            Size::Small => &[(2, 8)],
-            Size::Ragged => &[(1, 1), (5, 67), (3, 1031)],
-            Size::Bench => &[(1, 65_536), (16, 65_536)],
-        };
-        let mut cases = Vec::new();
-        for &(m, v) in shapes {
-            for (temperature, top_k) in [(0.0, 0.0), (0.8, 0.0), (0.8, 1.0), (1.0, 5.0), (1.5, f64::from(v))] {
-                cases.push(case(format!("{m}x{v}, temperature {temperature}, top {top_k}"), m, v, temperature, top_k));
-            }
-        }
-        if size == Size::Ragged {
-            // Few and many of a long row, and a row of so many equal logits that no short list holds them.
-            for (m, v, top_k) in [(2, 5003, 40.0), (2, 5003, 0.0), (2, 5003, 1000.0), (1, 40_000, 50.0)] {
-                cases.push(case(format!("{m}x{v}, top {top_k}"), m, v, 0.9, top_k));
-            }
-            cases.push(case("5003 equal logits, top 5".into(), 1, 5003, 0.9, 5.0).fill("logits", Fill::Constant(0.5)));
-        }
-        if size != Size::Bench {
-            cases.extend(special_cases());
-        }
-        cases
+        cases::cases(size)
     }
 }
 
-/// The logits are random but always the same, so that a draw whose two best scores lie as close as
-/// logarithms differ between devices cannot turn up one day.
-fn case(label: String, m: u32, v: u32, temperature: f64, top_k: f64) -> Case {
-    let mut source = Random::new(u64::from(v));
-    let logits = (0..m as usize * v as usize).map(|_| 3.0 * source.normal()).collect();
-    Case::new(label, Sample { m, v })
-        .fill("logits", Fill::Values(logits))
-        .fill("control", Fill::Values(vec![temperature, top_k, 0.0, 0.0]))
-        .fill("random", Fill::Values(vec![4_000_000_007.0, 12.0]))
-}
-
-fn special_cases() -> Vec<Case> {
-    let (nan, inf) = (f64::NAN, f64::INFINITY);
-    let tied = [-0.0, 0.0, 2.0, nan, 2.0, -inf, 2.0, -1.0];
-    let masked = [-inf, nan, -inf, 1.0, nan, -inf, 40.0, -inf];
-    let nothing = [nan, -inf, nan, -inf, nan, -inf, nan, -inf];
-    let two = [0.5, inf, 3.0, nan, inf, -inf, 0.0, 1.0];
-    let of = |label: &str, logits: [f64; 8], temperature: f64, top_k: f64| {
-        case(label.into(), 1, 8, temperature, top_k).fill("logits", Fill::Values(logits.to_vec()))
-    };
-    vec![
-        of("ties to the lowest index", tied, 0.0, 0.0),
-        of("ties with the k-th are kept", tied, 1.0, 1.0),
-        of("zeros of both signs are equal", [-0.0, 0.0, -0.0, 0.0, -1.0, -2.0, -1.0, -3.0], 0.0, 0.0),
-        of("one far above", masked, 1.0, 0.0),
-        of("masked logits do not fill the top k", masked, 1.0, 5.0),
-        of("nothing to draw from, greedy", nothing, 0.0, 0.0),
-        of("nothing to draw from", nothing, 1.0, 0.0),
-        of("infinity wins", two, 0.0, 0.0),
-        of("infinity wins a draw", two, 0.7, 0.0),
-        of("a temperature near 0", [0.0, 1.0, 1.5, 0.25, -1.0, 1.25, 0.5, 0.75], 1e-6, 0.0),
-    ]
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
