@@ -17,9 +17,9 @@
 #include "ternary_codes.cuh"
 
 // Units that a warp has under way. This and the next two also stand in runtime/src/ops/ternary_few.rs.
-// With 14 warps two blocks fit a processor with the registers that they take.
+// With 12 warps two blocks fit a processor with the registers that they take.
 #define AHEAD 2u
-#define FEW_WARPS 14u
+#define FEW_WARPS 12u
 #define FEW_TOKENS 8u
 #define FEW_THREADS (FEW_WARPS * WARP)
 // Bytes of w that a block asks for in L2 before it has x.
@@ -79,22 +79,22 @@ struct FewPlan {
 };
 
 // Where a thread reads w: its place in the rows of pair g of a group.
+// In vectors of 16 bytes, which are fewer than 2^32.
 struct Reader {
-    const uint4* low_row;
-    const uint4* high_row;
+    u32 low_row, high_row;
 
     // Pairs that do not exist are replaced by the phase's first; their results are dropped.
     template <typename Codes, typename Op>
-    __device__ __forceinline__ void seek(const FewPlan<Codes>& plan, const Op& op, const uint4* w, u32 group) {
+    __device__ __forceinline__ void seek(const FewPlan<Codes>& plan, const Op& op, u32 group) {
         u32 pair = (group * 8 + threadIdx.x % WARP / 4) * plan.phases + plan.phase;
         pair = pair < op.pairs() ? pair : plan.phase;
-        low_row = w + ((u64)op.low(pair) * plan.words - plan.shift) / 4;
-        high_row = w + ((u64)op.high(pair) * plan.words - plan.shift) / 4;
+        low_row = (u32)(((u64)op.low(pair) * plan.words - plan.shift) / 4);
+        high_row = (u32)(((u64)op.high(pair) * plan.words - plan.shift) / 4);
     }
 
-    __device__ __forceinline__ void read(u32 place, uint4& low, uint4& high) const {
-        low = load_once(low_row + place);
-        high = load_once(high_row + place);
+    __device__ __forceinline__ void read(const uint4* w, u32 place, uint4& low, uint4& high) const {
+        low = load_once(w + (low_row + place));
+        high = load_once(w + (high_row + place));
     }
 };
 
@@ -139,11 +139,11 @@ __device__ __forceinline__ void ternary_few(u32 m, u32 k, const uint4* __restric
     u32 last = (plan.shift + plan.words - 1) / 4;
     u32 first = split * plan.units * 4 + lane % 4;
     Reader reader;
-    reader.seek(plan, op, w, set * plan.slots + slot);
+    reader.seek(plan, op, set * plan.slots + slot);
     uint4 low[AHEAD], high[AHEAD];
 #pragma unroll
     for (u32 u = 0; u < AHEAD; u++) {
-        reader.read(min(first + u * 4, last), low[u], high[u]);
+        reader.read(w, min(first + u * 4, last), low[u], high[u]);
     }
     prefetch_rows(plan, op, w, set, sets, step);
 
@@ -184,14 +184,14 @@ __device__ __forceinline__ void ternary_few(u32 m, u32 k, const uint4* __restric
                 next_unit = 0;
                 next_set += step;
                 if (next_set < sets) {
-                    reader.seek(plan, op, w, next_set * plan.slots + slot);
+                    reader.seek(plan, op, next_set * plan.slots + slot);
                 }
             }
 #pragma unroll
             for (u32 u = 0; u < AHEAD; u++) {
                 sum.multiply(low[u], high[u], x + (unit + u) * (4 * Codes::CHUNK));
                 if (next_set < sets) {
-                    reader.read(min(first + (next_unit + u) * 4, last), low[u], high[u]);
+                    reader.read(w, min(first + (next_unit + u) * 4, last), low[u], high[u]);
                 }
             }
         }

@@ -3,9 +3,11 @@
 //! The output projections of attention and feed-forward in a decode step. See [`super::ternary_row`] for the
 //! product; the sum is that of [`super::add`].
 
+use crate::dtype::Spec;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Size, Tolerance, Wgsl};
+use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, TOLERANCE, inputs};
 use crate::reference::RefTensor;
 
@@ -43,6 +45,18 @@ impl TernaryAdd {
     fn inner(&self) -> Inner {
         Inner { m: self.m, n: self.n, k: self.k, p: self.p, eps: self.eps }
     }
+
+    /// Pairs of rows of `w` on CUDA: `j` and `j + ⌈n/2⌉`.
+    fn pairs(&self) -> u32 {
+        self.n.div_ceil(2)
+    }
+
+    /// The CUDA plan for few tokens, if they and `w` can be taken in vectors.
+    fn few(&self, w: &Spec) -> Option<Few> {
+        let few = Few::new(w.dtype, self.k)?;
+        let apart = if self.n.is_multiple_of(2) { self.n / 2 } else { 1 };
+        few.pairs_alike(apart).then_some(few)
+    }
 }
 
 impl Kernel for TernaryAdd {
@@ -51,7 +65,40 @@ impl Kernel for TernaryAdd {
         "x[m,k]:f32 norm[p]:f32 w[n,k]:t2|t1|t2x16|t1x16 ws[1]:f32 r[m,n]:f32 -> y[m,n]:f32";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
     const WGSL: &'static [Wgsl<Self>] = &[];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "few",
+            entries: &[
+                "ternary_add_few1_t2",
+                "ternary_add_few8_t2",
+                "ternary_add_few1_t1",
+                "ternary_add_few8_t1",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, t| op.few(&t[2]).is_some(),
+            launch: |op, t, caps| {
+                let entries = [["ternary_add_few1_t2", "ternary_add_few8_t2"], ["ternary_add_few1_t1", "ternary_add_few8_t1"]];
+                let few = op.few(&t[2]);
+                few.map(|few| few.launch(op.m, op.pairs(), of_codes(&t[2], entries), caps).into()).unwrap_or_default()
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &[
+                "ternary_add_codes",
+                "ternary_add_plain_t2",
+                "ternary_add_plain_t1",
+            ],
+            hot: false,
+            align: 4,
+            when: |_, t| !t[2].dtype.only_cpu(),
+            launch: |op, t, _| {
+                let entries = ["ternary_add_plain_t2", "ternary_add_plain_t1"];
+                ternary_few::plain(op.m, op.k, op.pairs(), "ternary_add_codes", of_codes(&t[2], entries))
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         [("m", self.m), ("n", self.n), ("k", self.k), ("p", self.p)].map(|(name, d)| (name, d as usize)).to_vec()
@@ -86,7 +133,7 @@ impl Kernel for TernaryAdd {
         let case = |(i, (m, k, normed)): (usize, (u32, u32, bool))| {
             let n = match size {
                 Size::Small => 5,
-                Size::Ragged => [1, 37, 66, 70][i % 4],
+                Size::Ragged => [1, 37, 66, 80][i % 4],
                 Size::Bench => 2560,
             };
             let op = TernaryAdd { m, n, k, p: if normed { k } else { 1 }, eps: 1e-5 };

@@ -5,10 +5,12 @@
 //! `ws[0]`), rows `n..2n` up (`ws[1]`). See [`super::ternary_row`] for the product and
 //! [`super::gate`] for the kinds of activation.
 
+use crate::dtype::Spec;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::gate::{self, Activation, Gate};
+use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, inputs};
 use crate::reference::RefTensor;
 
@@ -50,6 +52,16 @@ impl TernaryGate {
     fn inner(&self) -> Inner {
         Inner { m: self.m, n: 2 * self.n, k: self.k, p: self.p, eps: self.eps }
     }
+
+    /// Pairs of rows of `w` on CUDA: gate and up.
+    fn pairs(&self) -> u32 {
+        self.n
+    }
+
+    /// The CUDA plan for few tokens, if they and `w` can be taken in vectors.
+    fn few(&self, w: &Spec) -> Option<Few> {
+        Few::new(w.dtype, self.k).filter(|few| few.pairs_alike(self.n))
+    }
 }
 
 impl Kernel for TernaryGate {
@@ -57,7 +69,40 @@ impl Kernel for TernaryGate {
     const SIGNATURE: &'static str = "x[m,k]:f32 norm[p]:f32 w[n2,k]:t2|t1|t2x16|t1x16 ws[2]:f32 -> y[m,n]:f32";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
     const WGSL: &'static [Wgsl<Self>] = &[];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "few",
+            entries: &[
+                "ternary_gate_few1_t2",
+                "ternary_gate_few8_t2",
+                "ternary_gate_few1_t1",
+                "ternary_gate_few8_t1",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, t| op.few(&t[2]).is_some(),
+            launch: |op, t, caps| {
+                let entries = [["ternary_gate_few1_t2", "ternary_gate_few8_t2"], ["ternary_gate_few1_t1", "ternary_gate_few8_t1"]];
+                let few = op.few(&t[2]);
+                few.map(|few| few.launch(op.m, op.pairs(), of_codes(&t[2], entries), caps).into()).unwrap_or_default()
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &[
+                "ternary_gate_codes",
+                "ternary_gate_plain_t2",
+                "ternary_gate_plain_t1",
+            ],
+            hot: false,
+            align: 4,
+            when: |_, t| !t[2].dtype.only_cpu(),
+            launch: |op, t, _| {
+                let entries = ["ternary_gate_plain_t2", "ternary_gate_plain_t1"];
+                ternary_few::plain(op.m, op.k, op.pairs(), "ternary_gate_codes", of_codes(&t[2], entries))
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let dims = [("m", self.m), ("n", self.n), ("k", self.k), ("p", self.p), ("n2", 2 * self.n)];
@@ -101,7 +146,7 @@ impl Kernel for TernaryGate {
         let case = |(i, (m, k, normed)): (usize, (u32, u32, bool))| {
             let n = match size {
                 Size::Small => 3,
-                Size::Ragged => [1, 19, 66, 35][i % 4],
+                Size::Ragged => [1, 19, 66, 36][i % 4],
                 Size::Bench => 6912,
             };
             let op = TernaryGate { m, n, k, p: if normed { k } else { 1 }, kind: i as u32 / 2 % 2, eps: 1e-5 };

@@ -11,6 +11,7 @@ use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::cache_append::append_row;
 use crate::ops::rope::Rope;
+use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, TOLERANCE, inputs};
 use crate::reference::RefTensor;
 
@@ -106,6 +107,21 @@ impl TernaryQkv {
         let (a, b) = self.widths();
         usize::from(j >= a) + usize::from(j >= a + b)
     }
+
+    /// Pairs of rows of `w` on CUDA: those that turn together.
+    fn pairs(&self) -> u32 {
+        (self.heads + 2 * self.groups) * (self.d / 2)
+    }
+
+    /// The CUDA plan for few tokens, if they and `w` can be taken in vectors.
+    fn few(&self, w: &Spec) -> Option<Few> {
+        Few::new(w.dtype, self.k).filter(|few| few.pairs_alike(self.d / 2))
+    }
+}
+
+/// Caches in f16?
+fn half(operands: &[Spec]) -> bool {
+    operands[9].dtype == DType::F16
 }
 
 impl Kernel for TernaryQkv {
@@ -114,7 +130,54 @@ impl Kernel for TernaryQkv {
          coarse[c,d]:f32 fine[f,d]:f32 -> q[m,a]:f32 &keys[t,b]:f32|f16 &values[t,b]:f32|f16";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
     const WGSL: &'static [Wgsl<Self>] = &[];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "few",
+            entries: &[
+                "ternary_qkv_few1_t2_f32",
+                "ternary_qkv_few8_t2_f32",
+                "ternary_qkv_few1_t1_f32",
+                "ternary_qkv_few8_t1_f32",
+                "ternary_qkv_few1_t2_f16",
+                "ternary_qkv_few8_t2_f16",
+                "ternary_qkv_few1_t1_f16",
+                "ternary_qkv_few8_t1_f16",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, t| op.few(&t[2]).is_some(),
+            launch: |op, t, caps| {
+                let entries = if half(t) {
+                    [["ternary_qkv_few1_t2_f16", "ternary_qkv_few8_t2_f16"], ["ternary_qkv_few1_t1_f16", "ternary_qkv_few8_t1_f16"]]
+                } else {
+                    [["ternary_qkv_few1_t2_f32", "ternary_qkv_few8_t2_f32"], ["ternary_qkv_few1_t1_f32", "ternary_qkv_few8_t1_f32"]]
+                };
+                let few = op.few(&t[2]);
+                few.map(|few| few.launch(op.m, op.pairs(), of_codes(&t[2], entries), caps).into()).unwrap_or_default()
+            },
+        },
+        Cuda {
+            name: "plain",
+            entries: &[
+                "ternary_qkv_codes",
+                "ternary_qkv_plain_t2_f32",
+                "ternary_qkv_plain_t1_f32",
+                "ternary_qkv_plain_t2_f16",
+                "ternary_qkv_plain_t1_f16",
+            ],
+            hot: false,
+            align: 4,
+            when: |_, t| !t[2].dtype.only_cpu(),
+            launch: |op, t, _| {
+                let entries = if half(t) {
+                    ["ternary_qkv_plain_t2_f16", "ternary_qkv_plain_t1_f16"]
+                } else {
+                    ["ternary_qkv_plain_t2_f32", "ternary_qkv_plain_t1_f32"]
+                };
+                ternary_few::plain(op.m, op.k, op.pairs(), "ternary_qkv_codes", of_codes(&t[2], entries))
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let (a, b) = self.widths();

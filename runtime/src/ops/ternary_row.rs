@@ -126,6 +126,7 @@ pub(super) fn inputs(size: Size) -> Vec<(u32, u32, bool)> {
             (4, 320, false),
             (5, 1024, true),
             (1, 8264, true),
+            (9, 640, true),
         ],
         Size::Bench => vec![(1, 768, true), (1, 2560, true), (1, 6912, true), (1, 4096, true)],
     }
