@@ -31,6 +31,8 @@ pub mod online;
 pub mod packed;
 pub mod presets;
 pub mod programs;
+pub mod quantize;
+pub mod quantized;
 pub mod save;
 pub mod score;
 pub mod seeded;

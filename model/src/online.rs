@@ -30,7 +30,7 @@ impl<'a> Codes<'a> {
     pub fn new(source: &'a dyn Source, spec: &'a TensorSpec) -> Result<Self> {
         let (masters, scale) = match source.stored(spec)? {
             Stored::Ternary { scale } => (false, scale),
-            Stored::Floats(_) => (true, abs_mean(source, spec)?),
+            Stored::Floats(_) | Stored::Groups(_) => (true, abs_mean(source, spec)?),
         };
         Ok(Codes { source, spec, masters, scale })
     }

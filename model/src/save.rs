@@ -6,8 +6,9 @@
 
 use crate::config::{Config, LinearClass, Quantization};
 use crate::error::{BoxError, Error, Result};
-use crate::online::Codes;
+use crate::online::{Codes, finite};
 use crate::packed::{pack_rows, row_words};
+use crate::quantized::{Groups, scales_name};
 use crate::source::{Source, rows, width};
 use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensor_write::{PendingFile, TensorHeader, prepare_safetensors, write_atomic};
@@ -19,7 +20,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tritter_runtime::{Device, Tensor};
+use tritter_runtime::layout::quantize_groups;
+use tritter_runtime::{DType, Device, Tensor};
 
 /// Elements that one thread makes at a time, about.
 const CHUNK: usize = 1 << 19;
@@ -104,6 +106,10 @@ pub(crate) enum Content {
     Floats(TensorSpec, Floats),
     /// Four codes to a byte.
     Packed(TensorSpec),
+    /// Stored words of groups of integers.
+    Codes(TensorSpec, Groups),
+    /// Their scales.
+    Scales(TensorSpec, Groups),
     /// Something small, ready to be written.
     Ready(Vec<u8>),
 }
@@ -118,6 +124,19 @@ impl Item {
     pub(crate) fn floats(spec: TensorSpec, floats: Floats) -> Item {
         let header = TensorHeader { name: spec.name.clone(), dtype: floats.dtype(), shape: spec.shape.clone() };
         Item { header, content: Content::Floats(spec, floats) }
+    }
+
+    /// Codes and scales of a matrix in groups.
+    pub(crate) fn groups(spec: TensorSpec, groups: Groups) -> [Item; 2] {
+        let (n, k) = (rows(&spec), width(&spec));
+        let dtype = if groups.dtype == DType::I8 { Dtype::I8 } else { Dtype::U8 };
+        let header = |name, dtype, columns| TensorHeader { name, dtype, shape: vec![n, columns] };
+        let codes = header(spec.name.clone(), dtype, groups.dtype.row_bytes(k));
+        let scales = header(scales_name(&spec.name), Dtype::F16, groups.scales(k));
+        [
+            Item { header: codes, content: Content::Codes(spec.clone(), groups) },
+            Item { header: scales, content: Content::Scales(spec, groups) },
+        ]
     }
 
     fn bytes(&self) -> u64 {
@@ -144,10 +163,21 @@ pub fn write_folder(folder: &Path, config: &Config, source: &dyn Source, layout:
         }
     }
     write_items(folder, &items, source, layout.shard)?;
-    write_config(folder, config)
+    write_json(&folder.join("config.json"), &config_json(config, layout.floats))
 }
 
-fn packed_items(
+/// `config.json` that states the floats' type.
+pub(crate) fn config_json(config: &Config, floats: Floats) -> Value {
+    let mut json = config.to_json();
+    json["dtype"] = json!(match floats {
+        Floats::F32 => "float32",
+        Floats::Bf16 => "bfloat16",
+        Floats::F16 => "float16",
+    });
+    json
+}
+
+pub(crate) fn packed_items(
     spec: TensorSpec,
     class: LinearClass,
     source: &dyn Source,
@@ -211,6 +241,14 @@ fn prepare(path: &Path, items: &[Item], source: &dyn Source) -> Result<PendingFi
                 Ok(floats.bytes(&values))
             })
         }
+        Content::Codes(spec, groups) => in_order(rows(spec), CHUNK / width(spec), file, |first, count| {
+            Ok(bytemuck::cast_slice(&quantised(source, spec, *groups, first, count)?.0).to_vec())
+        }),
+        Content::Scales(spec, groups) => in_order(rows(spec), CHUNK / width(spec), file, |first, count| {
+            let scales = quantised(source, spec, *groups, first, count)?.1;
+            source.release(spec, first..first + count);
+            Ok(scales.iter().flat_map(|s| s.to_le_bytes()).collect())
+        }),
         Content::Packed(spec) => {
             let matrix = Codes::new(source, spec)?;
             let (quarter, k, words) = (rows(spec) / 4, width(spec), row_words(width(spec)));
@@ -230,6 +268,30 @@ fn prepare(path: &Path, items: &[Item], source: &dyn Source) -> Result<PendingFi
             Ok(())
         }
     })
+}
+
+/// Stored words and scales of rows.
+pub(crate) fn quantised(
+    source: &dyn Source,
+    spec: &TensorSpec,
+    groups: Groups,
+    first: usize,
+    count: usize,
+) -> Result<(Vec<u32>, Vec<f16>)> {
+    let k = width(spec);
+    let mut values = vec![0.0; count * k];
+    source.floats(spec, first, &mut values)?;
+    finite(spec, first * k, &values)?;
+    let mut words = vec![0; count * groups.dtype.row_bytes(k) / 4];
+    let mut scales = vec![f16::ZERO; count * groups.scales(k)];
+    quantize_groups(groups.dtype, &values, k, groups.group, &mut words, &mut scales);
+    match scales.iter().position(|s| !s.is_finite()) {
+        None => Ok((words, scales)),
+        Some(_) => {
+            let problem = "has values too large for a scale in f16; it cannot be stored in groups of integers";
+            Err(Error::tensor(Path::new("weights"), &spec.name, problem))
+        }
+    }
 }
 
 /// Makes the bytes of `most` rows at a time on all threads, `make(first, count)`, and writes them in order.

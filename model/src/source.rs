@@ -7,9 +7,12 @@
 use crate::config::{LinearClass, Quantization};
 use crate::error::{Error, Result};
 use crate::packed::{dequantise_row, row_words, unpack_row};
+use crate::quantized::{Groups, check_scales, scales_name};
 use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensors::{Checkpoint, Dtype};
+use half::f16;
 use std::ops::{Deref, Range};
+use std::path::Path;
 use tritter_runtime::DType;
 use tritter_runtime::layout::has_code_three;
 
@@ -23,6 +26,17 @@ pub enum Stored {
         /// Factor of all codes.
         scale: f32,
     },
+    /// Groups of integers with a scale each.
+    Groups(Groups),
+}
+
+/// Rows in groups of integers.
+#[derive(Clone, Debug)]
+pub struct GroupRows<'a> {
+    /// Stored words of the rows, see [`tritter_runtime::dtype`].
+    pub codes: &'a [u8],
+    /// Scales, finite, row by row.
+    pub scales: Vec<f16>,
 }
 
 /// A source of weights by Hugging Face name.
@@ -36,6 +50,11 @@ pub trait Source: Sync {
     /// Codes of whole rows from row `first`, as many as `out` takes, of a [`Stored::Ternary`]. Code 3 is
     /// refused.
     fn codes(&self, spec: &TensorSpec, first: usize, out: &mut [u32]) -> Result<()>;
+
+    /// Rows of a [`Stored::Groups`].
+    fn groups(&self, spec: &TensorSpec, _rows: Range<usize>) -> Result<GroupRows<'_>> {
+        Err(Error::tensor(Path::new("weights"), &spec.name, "is not stored in groups of integers"))
+    }
 
     /// The little-endian bytes of rows of [`Stored::Floats`] in the dtype stated there, without gaps;
     /// `None` where they do not lie so.
@@ -103,6 +122,10 @@ impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
             self.bytes(spec)?;
             return Ok(Stored::Ternary { scale: self.scale(spec, class)? });
         }
+        if let Some(groups) = self.checkpoint.quantized().of(spec) {
+            self.checkpoint.groups(spec, groups)?;
+            return Ok(Stored::Groups(groups));
+        }
         Ok(Stored::Floats(match self.checkpoint.floats(&spec.name, &spec.shape)?.dtype {
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::Bf16,
@@ -112,7 +135,14 @@ impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
 
     fn floats(&self, spec: &TensorSpec, first: usize, out: &mut [f32]) -> Result<()> {
         let k = width(spec);
-        if let Stored::Ternary { scale } = self.stored(spec)? {
+        let stored = self.stored(spec)?;
+        if let Stored::Groups(groups) = stored {
+            let found = self.groups(spec, first..first.saturating_add(out.len() / k))?;
+            let codes = found.codes.chunks(groups.dtype.row_bytes(k)).zip(found.scales.chunks(groups.scales(k)));
+            codes.zip(out.chunks_mut(k)).for_each(|((codes, scales), out)| groups.dequantise(codes, scales, out));
+            return Ok(());
+        }
+        if let Stored::Ternary { scale } = stored {
             let mut words = vec![0; row_words(k)];
             for (i, row) in out.chunks_mut(k).enumerate() {
                 self.codes(spec, first + i, &mut words)?;
@@ -136,6 +166,22 @@ impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
             return Err(Error::tensor(self.checkpoint.path(), &spec.name, problem));
         }
         Ok(())
+    }
+
+    fn groups(&self, spec: &TensorSpec, part: Range<usize>) -> Result<GroupRows<'_>> {
+        let Some(groups) = self.checkpoint.quantized().of(spec) else {
+            return Err(Error::tensor(self.checkpoint.path(), &spec.name, "is not stored in groups of integers"));
+        };
+        let [codes, scales] = self.checkpoint.groups(spec, groups)?;
+        let cut = |bytes: usize| {
+            let row = bytes / rows(spec).max(1);
+            part.start.saturating_mul(row)..part.end.saturating_mul(row)
+        };
+        let codes = codes.bytes.get(cut(codes.bytes.len())).ok_or_else(|| self.outside(spec))?;
+        let bytes = scales.bytes.get(cut(scales.bytes.len())).ok_or_else(|| self.outside(spec))?;
+        let scales: Vec<f16> = bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+        check_scales(self.checkpoint.path(), &scales_name(&spec.name), &scales)?;
+        Ok(GroupRows { codes, scales })
     }
 
     fn in_place(&self, spec: &TensorSpec, rows: Range<usize>) -> Option<&[u8]> {

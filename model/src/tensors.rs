@@ -16,8 +16,11 @@ use crate::config::Config;
 use crate::error::{Error, Result, read_json};
 use crate::json_fields::Fields;
 use crate::mmap::Map;
+use crate::quantized::{Groups, Quantized, scales_name};
 use crate::safetensors_header::read_header;
-use crate::tensor_names::StoredAs;
+use crate::source::{rows, width};
+use crate::tensor_names::{StoredAs, TensorSpec};
+use tritter_runtime::DType;
 
 /// File name of a checkpoint in one piece.
 pub const SINGLE_FILE: &str = "model.safetensors";
@@ -45,6 +48,7 @@ pub struct Checkpoint {
     metadata: HashMap<String, String>,
     /// What stands before the names that a config asks for, see [`Checkpoint::stored_name`].
     prefix: Prefix,
+    quantized: Quantized,
 }
 
 /// How names in the file differ from those of a causal language model.
@@ -78,13 +82,16 @@ impl Checkpoint {
     /// Opens the checkpoint of a model folder: `model.safetensors` if it is
     /// there, else the shards of `model.safetensors.index.json`.
     pub fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join(SINGLE_FILE);
+        let (single, index, config) = (folder.join(SINGLE_FILE), folder.join(INDEX_FILE), folder.join("config.json"));
+        let quantized = match config.exists() {
+            true => Quantized::from_json(&config, &read_json(&config)?)?,
+            false => Quantized::default(),
+        };
         if single.exists() {
-            return Self::open_file(&single);
+            return Ok(Self { quantized, ..Self::open_file(&single)? });
         }
-        let index = folder.join(INDEX_FILE);
         if index.exists() {
-            return Self::open_shards(folder, &index);
+            return Ok(Self { quantized, ..Self::open_shards(folder, &index)? });
         }
         let problem = format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}; give a model folder");
         Err(Error::checkpoint(folder, problem))
@@ -142,6 +149,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             metadata: HashMap::new(),
             prefix: Prefix::Plain,
+            quantized: Quantized::default(),
         }
     }
 
@@ -200,6 +208,11 @@ impl Checkpoint {
     /// The file, or the index of the shards.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which parts are stored in groups of integers: what `config.json` of an opened folder says.
+    pub fn quantized(&self) -> &Quantized {
+        &self.quantized
     }
 
     /// Names of all tensors, sorted.
@@ -286,6 +299,15 @@ impl Checkpoint {
         Ok(bytemuck::cast_slice(self.expect(name, shape, &[Dtype::I8])?.bytes))
     }
 
+    /// Stored words and scales of a tensor in groups of integers, in place.
+    pub(crate) fn groups(&self, spec: &TensorSpec, groups: Groups) -> Result<[TensorView<'_>; 2]> {
+        let (n, k) = (rows(spec), width(spec));
+        let stored = if groups.dtype == DType::I8 { Dtype::I8 } else { Dtype::U8 };
+        let codes = self.expect(&spec.name, &[n, groups.dtype.row_bytes(k)], &[stored])?;
+        let scales = self.expect(&scales_name(&spec.name), &[n, groups.scales(k)], &[Dtype::F16])?;
+        Ok([codes, scales])
+    }
+
     /// An `i64` tensor of that shape.
     pub fn i64(&self, name: &str, shape: &[usize]) -> Result<Vec<i64>> {
         let view = self.expect(name, shape, &[Dtype::I64])?;
@@ -296,6 +318,10 @@ impl Checkpoint {
     /// kind of dtype, reading no data. Tensors beyond those are no error.
     pub fn check(&self, config: &Config) -> Result<()> {
         for spec in config.tensors() {
+            if let Some(groups) = self.quantized.of(&spec) {
+                self.groups(&spec, groups)?;
+                continue;
+            }
             for stored in spec.stored(config.quantization) {
                 let dtypes = match stored.stored_as {
                     StoredAs::Float => FLOATS,
