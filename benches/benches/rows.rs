@@ -15,7 +15,9 @@ fn rows(criterion: &mut Criterion) {
     for device in devices {
         for row in Row::all() {
             // bf16 only where there are kernels for it.
-            for case in (row.cases)(Size::Bench).into_iter().filter(|case| case.fits(device.caps()) && native(&device, case)) {
+            for case in
+                (row.cases)(Size::Bench).into_iter().filter(|case| case.fits(device.caps()) && native(&device, case))
+            {
                 let Ok(prepared) = Prepared::new(&device, &case) else { continue };
                 let cost = case.op.cost(&case.specs());
                 let mut group = criterion.benchmark_group(format!("{}/{}", device.caps().id, row.name));

@@ -166,7 +166,10 @@ impl Graph {
         let group = spec.dtype.row_group();
         let end = first + count;
         if !first.is_multiple_of(group) || end.next_multiple_of(group) > spec.rows().next_multiple_of(group) {
-            let message = format!("rows {first}+{count} of `{}` ({spec}): start at a multiple of {group}", self.value_name(value));
+            let message = format!(
+                "rows {first}+{count} of `{}` ({spec}): start at a multiple of {group}",
+                self.value_name(value)
+            );
             return Err(self.error(message));
         }
         let part = Spec::new([count, spec.cols()], spec.dtype);

@@ -29,7 +29,8 @@ fn trial(candidate: &Candidate, row: &'static Row) -> Option<Trial> {
     let variant = candidate.variant.clone();
     Some(Trial::test(name, move || {
         let mut ran = 0;
-        let takes = |case: &Case| case.fits(device.caps()) && variant.as_ref().is_none_or(|v| v.takes(case, device.caps()));
+        let takes =
+            |case: &Case| case.fits(device.caps()) && variant.as_ref().is_none_or(|v| v.takes(case, device.caps()));
         for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases).filter(takes) {
             agrees(&device, &case, Placement::Aligned)?;
             if variant.is_none() {

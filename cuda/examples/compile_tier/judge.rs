@@ -120,7 +120,8 @@ const SHARED: u32 = 99 << 10;
 /// All launches of a row's cases on a card of this architecture.
 fn launches(row: &Row, arch: Arch) -> Vec<CudaKernel> {
     let caps = Caps { backend: "cuda", processors: 84, compute: (arch.major, arch.minor), ..Caps::default() };
-    let cases = [Size::Small, Size::Ragged, Size::Bench].into_iter().flat_map(row.cases).filter(|case| case.fits(&caps));
+    let cases =
+        [Size::Small, Size::Ragged, Size::Bench].into_iter().flat_map(row.cases).filter(|case| case.fits(&caps));
     let choices = cases.flat_map(|case| case.op.cuda(&case.specs(), &caps));
     choices.flat_map(|choice| choice.launch.kernels).collect()
 }

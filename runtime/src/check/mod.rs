@@ -127,7 +127,9 @@ pub fn check_rows(
 /// after the first run and after the last: equal, or something grows.
 pub fn check_replays(device: &Device, times: usize) -> Result<(MemoryUse, MemoryUse)> {
     let mut graph = Graph::new("replays");
-    for case in Row::all().iter().filter_map(|row| (row.cases)(Size::Small).into_iter().find(|case| case.fits(device.caps()))) {
+    for case in
+        Row::all().iter().filter_map(|row| (row.cases)(Size::Small).into_iter().find(|case| case.fits(device.caps())))
+    {
         let inputs = values(&case, 1);
         let operands = case.specs().into_iter().zip(&inputs).enumerate();
         let bound = operands.map(|(i, (spec, input))| {

@@ -53,7 +53,11 @@ pub(super) fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String>
     match operands {
         // Weights kept in 16 bits.
         [x, w, y] if x.dtype == DType::F32 && matches!(w.dtype, DType::F16 | DType::Bf16) => {
-            if y.dtype == DType::F32 { Ok(()) } else { Err(format!("the product of f32 cannot be {}", y.dtype)) }
+            if y.dtype == DType::F32 {
+                Ok(())
+            } else {
+                Err(format!("the product of f32 cannot be {}", y.dtype))
+            }
         }
         [x, w, _] if x.dtype != w.dtype => {
             Err(format!("the factors are {} and {}: give both in one", x.dtype, w.dtype))

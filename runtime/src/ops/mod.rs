@@ -15,8 +15,8 @@ mod matmul;
 #[cfg(test)]
 mod pieces;
 mod split;
-mod ternary_row;
 mod ternary_few;
+mod ternary_row;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {

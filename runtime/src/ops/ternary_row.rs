@@ -32,7 +32,10 @@ impl Inner {
     /// Refuses what is neither a norm nor none, and rows too long for exact sums.
     pub(super) fn check(&self, name: &str) -> std::result::Result<(), String> {
         if self.p != self.k && self.p != 1 {
-            return Err(format!("{name}: a norm weight of {} for rows of {}; give as many, or 1 for no norm", self.p, self.k));
+            return Err(format!(
+                "{name}: a norm weight of {} for rows of {}; give as many, or 1 for no norm",
+                self.p, self.k
+            ));
         }
         if self.k > super::ternary_matmul::LONGEST {
             return Err(format!("{name}: rows of {} are too long for exact sums", self.k));
@@ -41,7 +44,13 @@ impl Inner {
     }
 
     /// The product's rows in f64; `scale(j)` is the scale of row `j` of `w`.
-    pub(super) fn reference(&self, x: &RefTensor, norm: &RefTensor, w: &RefTensor, scale: impl Fn(usize) -> f64) -> Vec<f64> {
+    pub(super) fn reference(
+        &self,
+        x: &RefTensor,
+        norm: &RefTensor,
+        w: &RefTensor,
+        scale: impl Fn(usize) -> f64,
+    ) -> Vec<f64> {
         let (m, k) = (self.m as usize, self.k as usize);
         let (matrix, column) = (Spec::new([m, k], DType::F32), Spec::new([m], DType::F32));
         let mut normed = RefTensor::filled(matrix.clone(), 0.0);
@@ -108,7 +117,10 @@ impl Inner {
     /// Of the layouts of weights.
     pub(super) fn with_layouts(cases: Vec<Case>) -> Vec<Case> {
         let all = [DType::T2, DType::T1, DType::T2x16, DType::T1x16];
-        let recast = |case: &Case, dtype: DType| Case { label: format!("{} {dtype}", case.label), ..case.clone().dtype("w", dtype) };
+        let recast = |case: &Case, dtype: DType| Case {
+            label: format!("{} {dtype}", case.label),
+            ..case.clone().dtype("w", dtype)
+        };
         cases.iter().flat_map(|case| all.map(|dtype| recast(case, dtype))).collect()
     }
 }

@@ -42,7 +42,8 @@ pub(crate) fn run(global: &Global, row: Option<&str>, seconds: f64) -> Result<Ex
     // bf16 where the device has kernels for it: through f32 the time would be that of the casts.
     let narrow = |case: &Case| case.specs().iter().any(|s| s.dtype == DType::Bf16);
     let cases = wanted.iter().flat_map(|r| (r.cases)(Size::Bench));
-    let cases: Vec<_> = cases.filter(|case| case.fits(device.caps()) && (!narrow(case) || native(&device, case))).collect();
+    let cases: Vec<_> =
+        cases.filter(|case| case.fits(device.caps()) && (!narrow(case) || native(&device, case))).collect();
     let bar = output::progress(cases.len() as u64, "cases");
     let (mut kernels, mut unsupported) = (Vec::new(), Vec::new());
     for case in &cases {

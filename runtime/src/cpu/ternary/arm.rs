@@ -16,38 +16,23 @@ impl Dot {
         std::arch::is_aarch64_feature_detected!("dotprod").then_some(Dot(()))
     }
 
-    /// As `Path::tile`.
-    pub(super) fn tile(
-        self,
-        five: bool,
-        w: &[u32],
-        row: usize,
-        x: &[i8],
-        stride: usize,
-        out: &mut Tile,
-    ) -> usize {
-        by_rows::<true>(five, w, row, x, stride, out)
+    /// As `Path::tile`, for one panel.
+    pub(super) fn tile(self, five: bool, w: &[u32], row: usize, x: &[u32], tall: usize, out: &mut Tile) {
+        by_rows::<true>(five, w, row, x, tall, out)
     }
 }
 
-/// As `Path::tile`, with what every aarch64 CPU has.
-pub(super) fn neon(five: bool, w: &[u32], row: usize, x: &[i8], stride: usize, out: &mut Tile) -> usize {
-    by_rows::<false>(five, w, row, x, stride, out)
+/// As `Path::tile`, for one panel, with what every aarch64 CPU has.
+pub(super) fn neon(five: bool, w: &[u32], row: usize, x: &[u32], tall: usize, out: &mut Tile) {
+    by_rows::<false>(five, w, row, x, tall, out)
 }
 
-fn by_rows<const DOT: bool>(
-    five: bool,
-    w: &[u32],
-    row: usize,
-    x: &[i8],
-    stride: usize,
-    out: &mut Tile,
-) -> usize {
-    match (five, x.len() / stride) {
-        (false, 0..4) => tile::<1, false, DOT>(w, row, x, stride, out),
-        (false, _) => tile::<4, false, DOT>(w, row, x, stride, out),
-        (true, 0..4) => tile::<1, true, DOT>(w, row, x, stride, out),
-        (true, _) => tile::<4, true, DOT>(w, row, x, stride, out),
+fn by_rows<const DOT: bool>(five: bool, w: &[u32], row: usize, x: &[u32], tall: usize, out: &mut Tile) {
+    match (five, tall) {
+        (false, 4) => tile::<4, false, DOT>(w, row, x, out),
+        (false, _) => tile::<1, false, DOT>(w, row, x, out),
+        (true, 4) => tile::<4, true, DOT>(w, row, x, out),
+        (true, _) => tile::<1, true, DOT>(w, row, x, out),
     }
 }
 
@@ -78,18 +63,12 @@ unsafe fn dot<const DOT: bool>(mut acc: int32x4_t, codes: int8x16_t, x: int8x16_
 }
 
 #[allow(clippy::needless_range_loop, reason = "several arrays are indexed")]
-fn tile<const R: usize, const FIVE: bool, const DOT: bool>(
-    w: &[u32],
-    row: usize,
-    x: &[i8],
-    stride: usize,
-    out: &mut Tile,
-) -> usize {
+fn tile<const R: usize, const FIVE: bool, const DOT: bool>(w: &[u32], row: usize, x: &[u32], out: &mut Tile) {
     let digits = if FIVE { 5 } else { 4 };
-    assert!(w.len() >= row * INTERLEAVED && (R - 1) * stride + 4 * digits * row <= x.len());
+    assert!(w.len() >= row * INTERLEAVED && x.len() >= R * digits * row);
     // SAFETY: every aarch64 CPU has NEON, `DOT` is set only with proof; the assertion has seen that there
-    // are `row` vectors of 64 bytes in `w` and 4 · digits · row codes in each of R rows of `x`, and an
-    // entry of the tile has sixteen sums.
+    // are `row` vectors of 64 bytes in `w` and R words of `x` for each of `digits · row` steps, and an entry
+    // of the tile has sixteen sums.
     unsafe {
         let mut acc = [[vdupq_n_s32(0); 4]; R];
         for i in 0..row {
@@ -99,8 +78,8 @@ fn tile<const R: usize, const FIVE: bool, const DOT: bool>(
                 let codes = packed.map(|q| code::<FIVE>(q));
                 packed = packed.map(|q| rest::<FIVE>(q));
                 for r in 0..R {
-                    let four = x.as_ptr().add(r * stride + 4 * (digits * i + s)).cast::<i32>().read_unaligned();
-                    let four = vreinterpretq_s8_s32(vdupq_n_s32(four));
+                    let four = *x.as_ptr().add((digits * i + s) * R + r);
+                    let four = vreinterpretq_s8_u32(vdupq_n_u32(four));
                     for q in 0..4 {
                         acc[r][q] = dot::<DOT>(acc[r][q], codes[q], four);
                     }
@@ -113,7 +92,6 @@ fn tile<const R: usize, const FIVE: bool, const DOT: bool>(
             }
         }
     }
-    R
 }
 
 /// The code of each byte that comes next: two bits, or the digit that a product with 3 carries out.

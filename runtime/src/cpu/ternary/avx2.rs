@@ -20,23 +20,15 @@ impl Avx2 {
         is_x86_feature_detected!("avx2").then_some(Avx2(()))
     }
 
-    /// As `Path::tile`.
-    pub(super) fn tile(
-        self,
-        five: bool,
-        w: &[u32],
-        row: usize,
-        x: &[i8],
-        stride: usize,
-        out: &mut Tile,
-    ) -> usize {
+    /// As `Path::tile`, for one panel.
+    pub(super) fn tile(self, five: bool, w: &[u32], row: usize, x: &[u32], tall: usize, out: &mut Tile) {
         // SAFETY: `self` exists only where `detect` found the feature.
         unsafe {
-            match (five, x.len() / stride) {
-                (false, 0 | 1) => tile::<1, false>(w, row, x, stride, out),
-                (false, _) => tile::<2, false>(w, row, x, stride, out),
-                (true, 0 | 1) => tile::<1, true>(w, row, x, stride, out),
-                (true, _) => tile::<2, true>(w, row, x, stride, out),
+            match (five, tall) {
+                (false, 2) => tile::<2, false>(w, row, x, out),
+                (false, _) => tile::<1, false>(w, row, x, out),
+                (true, 2) => tile::<2, true>(w, row, x, out),
+                (true, _) => tile::<1, true>(w, row, x, out),
             }
         }
     }
@@ -59,10 +51,13 @@ fn next<const FIVE: bool>(packed: &mut __m256i) -> __m256i {
 }
 
 #[target_feature(enable = "avx2")]
-#[allow(clippy::needless_range_loop, reason = "several arrays are indexed, and closures would lose the target features")]
-fn tile<const R: usize, const FIVE: bool>(w: &[u32], row: usize, x: &[i8], stride: usize, out: &mut Tile) -> usize {
+#[allow(
+    clippy::needless_range_loop,
+    reason = "several arrays are indexed, and closures would lose the target features"
+)]
+fn tile<const R: usize, const FIVE: bool>(w: &[u32], row: usize, x: &[u32], out: &mut Tile) {
     let digits = if FIVE { 5 } else { 4 };
-    assert!(w.len() >= row * INTERLEAVED && (R - 1) * stride + 4 * digits * row <= x.len());
+    assert!(w.len() >= row * INTERLEAVED && x.len() >= R * digits * row);
     let ones = _mm256_set1_epi16(1);
     let mut acc = [[_mm256_setzero_si256(); 2]; R];
     let step = PAIRS / digits;
@@ -78,10 +73,9 @@ fn tile<const R: usize, const FIVE: bool>(w: &[u32], row: usize, x: &[i8], strid
             for s in 0..digits {
                 let codes = [next::<FIVE>(&mut packed[0]), next::<FIVE>(&mut packed[1])];
                 for r in 0..R {
-                    let at = r * stride + 4 * (digits * i + s);
-                    // SAFETY: the assertion has seen that each of R rows has 4 · digits · row codes.
-                    let four = unsafe { x.as_ptr().add(at).cast::<i32>().read_unaligned() };
-                    let four = _mm256_set1_epi32(four);
+                    // SAFETY: the assertion has seen that `x` has R words for each of `digits · row` steps.
+                    let four = unsafe { *x.as_ptr().add((digits * i + s) * R + r) };
+                    let four = _mm256_set1_epi32(four as i32);
                     for h in 0..2 {
                         short[r][h] = _mm256_add_epi16(short[r][h], _mm256_maddubs_epi16(codes[h], four));
                     }
@@ -100,5 +94,4 @@ fn tile<const R: usize, const FIVE: bool>(w: &[u32], row: usize, x: &[i8], strid
             unsafe { _mm256_storeu_si256(out.0[r].as_mut_ptr().add(8 * h).cast(), acc[r][h]) };
         }
     }
-    R
 }

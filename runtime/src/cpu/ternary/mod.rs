@@ -29,9 +29,10 @@ pub(crate) use path::Path;
 use path::{Tile, WIDTH};
 use std::borrow::Cow;
 
-/// Rows of `x` that a task takes where it takes rows of `y`: whole tiles, and enough of them that
-/// reading the weights anew for each task costs little.
-const BLOCK: usize = 8 * WIDTH;
+/// Rows of `x` that meet unpacked codes before these are made anew.
+const BLOCK: usize = TILES * WIDTH;
+/// Tiles of a block.
+const TILES: usize = 8;
 
 /// A ternary matrix in panels.
 pub(crate) struct Weights<'a> {
@@ -87,38 +88,70 @@ fn panels_of_trits(t1: &[u32], n: usize, k: usize) -> Vec<u32> {
     words
 }
 
-/// Rows of int8 activations with their sums.
+/// Rows of int8 activations with their sums, in tiles: a tile of `R` rows holds four codes of each row side by
+/// side, so that a kernel goes through all of them with one address.
 pub(crate) struct Activations<'a> {
-    codes: Cow<'a, [i8]>,
-    stride: usize,
+    tiles: Cow<'a, [u32]>,
+    /// Words of a row, zeros included where a row of `w` reaches further than one of `x`.
+    row: usize,
     sums: Vec<i32>,
 }
 
 impl<'a> Activations<'a> {
-    /// `words` as stored for rows of `k` codes; zeros are added where a row of `w` reaches further.
+    /// `words` as stored for rows of `k` codes.
     pub(crate) fn new(path: Path, words: &'a [u32], k: usize, w: &Weights<'_>) -> Self {
-        let stored = DType::I8.row_bytes(k);
-        let codes: &[i8] = bytemuck::cast_slice(words);
-        let (codes, stride) = if w.reach() <= stored {
-            (Cow::Borrowed(codes), stored)
-        } else {
-            let mut padded = vec![0; codes.len() / stored * w.reach()];
-            let rows = padded.chunks_exact_mut(w.reach()).zip(codes.chunks_exact(stored));
-            rows.for_each(|(to, from)| to[..stored].copy_from_slice(from));
-            (Cow::Owned(padded), w.reach())
-        };
-        let sums = codes.chunks_exact(stride).map(|x| path.sum(x)).collect();
-        Activations { codes, stride, sums }
+        let stored = DType::I8.row_bytes(k) / 4;
+        let row = stored.max(w.reach() / 4);
+        let m = words.len() / stored;
+        let sums = words.chunks_exact(stored).map(|x| path.sum(bytemuck::cast_slice(x))).collect();
+        if m == 1 && row == stored {
+            return Activations { tiles: Cow::Borrowed(words), row, sums };
+        }
+        let mut tiles = vec![0; m * row];
+        parallel::rows(&mut tiles, WIDTH * row, WIDTH * row, |t, part| {
+            let mut first = t * WIDTH;
+            let last = m.min(first + WIDTH);
+            let mut part = part;
+            while first < last {
+                let height = path.height(last - first);
+                let (tile, rest) = std::mem::take(&mut part).split_at_mut(height * row);
+                for (r, x) in words[first * stored..].chunks_exact(stored).take(height).enumerate() {
+                    tile[r..].iter_mut().step_by(height).zip(x).for_each(|(to, &word)| *to = word);
+                }
+                (part, first) = (rest, first + height);
+            }
+        });
+        Activations { tiles: Cow::Owned(tiles), row, sums }
     }
 
     /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.sums.len()
     }
+
+    /// Hands over a tile of rows from `i` on and panels from `p` on: codes are 0 to 2, so the sum of the
+    /// activations comes off.
+    fn put(
+        &self,
+        tile: &mut Tile,
+        i: usize,
+        tall: usize,
+        p: usize,
+        wide: usize,
+        put: &mut impl FnMut(usize, usize, &[i32; INTERLEAVED]),
+    ) {
+        for r in 0..tall {
+            for q in 0..wide {
+                let sums = &mut tile.0[r * wide + q];
+                sums.iter_mut().for_each(|sum| *sum -= self.sums[i + r]);
+                put(i + r, (p + q) * INTERLEAVED, sums);
+            }
+        }
+    }
 }
 
-/// Calls `put(i, j, sums)` with the sums of row `i` of `x` and rows `j..` of `w`, for whole panels
-/// `panels` and rows `rows`; the last panel's sums may reach past the last row.
+/// Calls `put(i, j, sums)` with the sums of row `i` of `x` and rows `j..` of `w`, for whole panels `panels` and rows
+/// `rows`, which start at a multiple of [`WIDTH`]; the last panel's sums may reach past the last row.
 fn sums(
     path: Path,
     w: &Weights<'_>,
@@ -133,15 +166,10 @@ fn sums(
         let wide = (panels.end - p).min(path.panels());
         let mut i = rows.start;
         while i < rows.end {
-            let x_rows = &x.codes[i * x.stride..rows.end * x.stride];
-            let tall = path.tile(w.five, w.panels_from(p), w.row, wide, x_rows, x.stride, &mut tile);
-            for r in 0..tall {
-                for q in 0..wide {
-                    let sum = &mut tile.0[r * wide + q];
-                    sum.iter_mut().for_each(|s| *s -= x.sums[i + r]);
-                    put(i + r, (p + q) * INTERLEAVED, sum);
-                }
-            }
+            let tall = path.height(WIDTH.min(rows.end - i));
+            let codes = &x.tiles[i * x.row..(i + tall) * x.row];
+            path.tile(w.five, w.panels_from(p), w.row, wide, codes, tall, &mut tile);
+            x.put(&mut tile, i, tall, p, wide, &mut put);
             i += tall;
         }
         p += wide;
@@ -157,8 +185,29 @@ pub(crate) struct Columns {
     pub(crate) l: usize,
 }
 
-/// `y_ij = sum_ij · (xs_i · ws(j))`, where `scale(j)` is the scale of the sixteen rows of `w` from `j` on or, where
-/// they differ, of each of them.
+/// Turns integer sums into `y`: `sum · (xs_i · ws_j)`.
+struct Scales<'a, F> {
+    xs: &'a [f32],
+    ws: F,
+}
+
+impl<F: Fn(usize) -> f32> Scales<'_, F> {
+    /// Sums of row `i` of `x` and rows `j..` of `w`, as many as `y` takes.
+    fn store(&self, i: usize, j: usize, sums: &[i32; INTERLEAVED], y: &mut [f32]) {
+        // Matrices that share a tensor mostly begin at whole panels; then all sixteen have one scale.
+        let (first, last) = ((self.ws)(j), (self.ws)(j + y.len().max(1) - 1));
+        if let (Ok(y), true) = (<&mut [f32; INTERLEAVED]>::try_from(&mut *y), first == last) {
+            let scale = self.xs[i] * first;
+            y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum as f32 * scale);
+            return;
+        }
+        for (q, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
+            *y = sum as f32 * (self.xs[i] * (self.ws)(j + q));
+        }
+    }
+}
+
+/// `y_ij = sum_ij · (xs_i · scale(j))`, with `scale(j)` the scale of row `j` of `w`, the same for the rows of one matrix.
 pub(crate) fn product(
     path: Path,
     w: &Weights<'_>,
@@ -169,33 +218,30 @@ pub(crate) fn product(
     y: &mut [f32],
 ) {
     let (m, n, panels) = (x.rows(), w.n, w.n.div_ceil(INTERLEAVED));
-    let store = |i: usize, j: usize, sums: &[i32; INTERLEAVED], y: &mut [f32]| {
-        for (q, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
-            *y = sum as f32 * (xs[i] * scale(j + q));
-        }
-    };
+    let scales = Scales { xs, ws: scale };
     let work = w.row * INTERLEAVED;
     if m == 1 {
-        // Tasks of a few hundred kilobytes of weights, or fewer where there are many threads.
-        let least = (64 * 1024 / work).max(1);
-        let chunk = panels.div_ceil(8 * parallel::threads()).clamp(1, least.max(panels / 64));
+        // A few tasks for each thread, so that one that is held up leaves its rest to others.
+        let chunk = panels.div_ceil(8 * parallel::threads()).max(8 * 1024 / work).max(1);
         parallel::rows(&mut y[to.n0..to.n0 + n], chunk * INTERLEAVED, chunk * work, |c, y| {
             let first = c * chunk;
             let last = first + y.len().div_ceil(INTERLEAVED);
             sums(path, w, x, first..last, 0..1, |i, j, sums| {
                 let at = j - first * INTERLEAVED;
                 let end = y.len().min(at + INTERLEAVED);
-                store(i, j, sums, &mut y[at..end]);
+                scales.store(i, j, sums, &mut y[at..end]);
             });
         });
-    } else if m >= BLOCK * parallel::threads() {
-        // Each task takes rows of y, so the packed weights are read once a block.
-        parallel::rows(y, BLOCK * to.l, BLOCK * panels * work, |block, y| {
-            let rows = block * BLOCK..(block * BLOCK + y.len() / to.l);
-            sums(path, w, x, 0..panels, rows.clone(), |i, j, sums| {
+    } else if m >= BLOCK / 2 * parallel::threads() {
+        // Each task takes rows of y, an equal share of them for each thread, or several such shares.
+        let tasks = parallel::threads() * (m / (2 * BLOCK * parallel::threads())).max(1);
+        let share = m.div_ceil(tasks).next_multiple_of(WIDTH);
+        parallel::rows(y, share * to.l, share * panels * work, |task, y| {
+            let rows = task * share..(task * share + y.len() / to.l);
+            path.many(w, x, 0..panels, rows.clone(), |i, j, sums| {
                 let row = &mut y[(i - rows.start) * to.l + to.n0..][..n];
                 let end = n.min(j + INTERLEAVED);
-                store(i, j, sums, &mut row[j..end]);
+                scales.store(i, j, sums, &mut row[j..end]);
             });
         });
     } else {
@@ -204,9 +250,9 @@ pub(crate) fn product(
         let pair = 2 * m * INTERLEAVED;
         parallel::rows(&mut columns, pair, 2 * work * m, |c, part| {
             let last = panels.min(2 * c + 2);
-            sums(path, w, x, 2 * c..last, 0..m, |i, j, sums| {
+            path.many(w, x, 2 * c..last, 0..m, |i, j, sums| {
                 let at = (j / INTERLEAVED - 2 * c) * m * INTERLEAVED + i * INTERLEAVED;
-                store(i, j, sums, &mut part[at..at + INTERLEAVED]);
+                scales.store(i, j, sums, &mut part[at..at + INTERLEAVED]);
             });
         });
         for (i, y) in y.chunks_exact_mut(to.l).enumerate() {

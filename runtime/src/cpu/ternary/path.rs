@@ -1,6 +1,8 @@
 //! Instruction sets, and the plain loop.
 
+use super::{Activations, Weights, sums};
 use crate::dtype::INTERLEAVED;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 /// Most rows of `x` in a tile.
@@ -63,30 +65,53 @@ impl Path {
         }
     }
 
-    /// Sums of codes times activations for the first `wide` panels of `w`, each of `row` words a row, and
-    /// the first rows of `x`; gives how many rows it took.
+    /// Rows of `x` in the next tile where `left` remain of [`WIDTH`].
+    pub(super) fn height(self, left: usize) -> usize {
+        let heights: &[usize] = match self {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512(_) => &[WIDTH, 8, 4, 2],
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2(_) => &[2],
+            #[cfg(target_arch = "aarch64")]
+            Path::Dot(_) | Path::Neon => &[4],
+            Path::Portable => &[],
+        };
+        heights.iter().copied().find(|&height| height <= left).unwrap_or(1)
+    }
+
+    /// Sums of codes times activations for the first `wide` panels of `w`, each of `row` words a row, and a
+    /// tile of `tall` rows of `x` ([`Path::height`]).
     #[allow(clippy::too_many_arguments, reason = "one call in one place")]
-    pub(super) fn tile(
-        self,
-        five: bool,
-        w: &[u32],
-        row: usize,
-        wide: usize,
-        x: &[i8],
-        stride: usize,
-        out: &mut Tile,
-    ) -> usize {
+    pub(super) fn tile(self, five: bool, w: &[u32], row: usize, wide: usize, x: &[u32], tall: usize, out: &mut Tile) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512(path) => path.tile(five, w, row, wide, x, stride, out),
+            Path::Avx512(path) => path.tile(five, w, row, wide, x, tall, out),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2(path) => path.tile(five, w, row, x, stride, out),
+            Path::Avx2(path) => path.tile(five, w, row, x, tall, out),
             #[cfg(target_arch = "aarch64")]
-            Path::Dot(path) => path.tile(five, w, row, x, stride, out),
+            Path::Dot(path) => path.tile(five, w, row, x, tall, out),
             #[cfg(target_arch = "aarch64")]
-            Path::Neon => super::arm::neon(five, w, row, x, stride, out),
+            Path::Neon => super::arm::neon(five, w, row, x, tall, out),
             Path::Portable => portable(five, w, row, x, out),
         }
+    }
+
+    /// As [`super::sums`], for many rows of `x`.
+    pub(super) fn many(
+        self,
+        w: &Weights<'_>,
+        x: &Activations<'_>,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        put: impl FnMut(usize, usize, &[i32; INTERLEAVED]),
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Path::Avx512(path) = self
+            && rows.len() > WIDTH
+        {
+            return path.blocks(w, x, panels, rows, put);
+        }
+        sums(self, w, x, panels, rows, put);
     }
 
     /// Sum of a row of activations.
@@ -99,21 +124,21 @@ impl Path {
     }
 }
 
-fn portable(five: bool, w: &[u32], row: usize, x: &[i8], out: &mut Tile) -> usize {
+/// One panel and one row.
+fn portable(five: bool, w: &[u32], row: usize, x: &[u32], out: &mut Tile) {
     let mut sums = [0i32; INTERLEAVED];
     let digits = if five { 5 } else { 4 };
     let words = w[..row * INTERLEAVED].as_chunks::<INTERLEAVED>().0;
-    for (words, x) in words.iter().zip(x.chunks_exact(4 * digits)) {
+    for (words, x) in words.iter().zip(x.chunks_exact(digits)) {
         for (sum, word) in sums.iter_mut().zip(words) {
             for (j, mut byte) in word.to_le_bytes().into_iter().enumerate() {
-                for x in x[j..].iter().step_by(4) {
+                for x in x {
                     let code = if five { (u16::from(byte) * 3 >> 8) as u8 } else { byte & 3 };
                     byte = if five { byte.wrapping_mul(3) } else { byte >> 2 };
-                    *sum += i32::from(code) * i32::from(*x);
+                    *sum += i32::from(code) * i32::from(x.to_le_bytes()[j] as i8);
                 }
             }
         }
     }
     out.0[0] = sums;
-    1
 }

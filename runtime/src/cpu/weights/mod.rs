@@ -186,13 +186,16 @@ mod tests {
             for dtype in [DType::F16, DType::Bf16, DType::I8, DType::I6, DType::I4] {
                 let spec = Spec::new([1, k], dtype);
                 let integer = matches!(dtype, DType::I8 | DType::I6 | DType::I4);
-                let most = [127.0, 31.0, 7.0][[DType::I8, DType::I6, DType::I4].iter().position(|&d| d == dtype).unwrap_or(0)];
-                let value = |r: &mut Random| if integer { (most * (2.0 * r.uniform() - 1.0)).round() } else { r.normal() };
+                let most =
+                    [127.0, 31.0, 7.0][[DType::I8, DType::I6, DType::I4].iter().position(|&d| d == dtype).unwrap_or(0)];
+                let value =
+                    |r: &mut Random| if integer { (most * (2.0 * r.uniform() - 1.0)).round() } else { r.normal() };
                 let values: Vec<f64> = (0..k).map(|_| value(&mut random)).collect();
                 let words = encode(&spec, &values);
                 let bytes: &[u8] = bytemuck::cast_slice(&words);
                 let group = if integer { 16 * (1 + random.below(5) as usize) } else { 0 };
-                let scales: Vec<f32> = if integer { (0..k.div_ceil(group)).map(|_| random.normal() as f32).collect() } else { vec![] };
+                let scales: Vec<f32> =
+                    if integer { (0..k.div_ceil(group)).map(|_| random.normal() as f32).collect() } else { vec![] };
                 let stored = Stored { dtype, k, bytes, row: bytes.len(), group, scales: &[] };
                 let scale = |i: usize| if integer { f64::from(scales[i / group]) } else { 1.0 };
                 let terms = decode(&spec, &words).into_iter().zip(&x).enumerate();

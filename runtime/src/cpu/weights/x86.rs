@@ -159,7 +159,8 @@ unsafe fn load256<const KIND: usize>(at: *const u8, half: usize) -> __m256 {
         // SAFETY: the caller's promise.
         2 => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.add(8 * half).cast()) })),
         3 => {
-            let place = _mm256_add_epi32(_mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), _mm256_set1_epi32(16 * half as i32));
+            let place =
+                _mm256_add_epi32(_mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), _mm256_set1_epi32(16 * half as i32));
             let high = _mm256_and_si256(_mm256_srlv_epi32(word(2), place), _mm256_set1_epi32(3));
             let codes = _mm256_or_si256(low(word(half)), _mm256_slli_epi32::<4>(high));
             _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(32)))
