@@ -3,11 +3,15 @@
 // Entries: matmul_nt_<type of x and w>[_<type of y>]_<way>, where the way is 256, 128, 64: tiles of 128x256, 128x128,
 // 64x128 (16 bit, tensor cores) or 128x128, 64x64 (f32), rows of multiples of 16 bytes; `ragged`: any rows;
 // `few`: up to 16 rows of x (f32: 1 or 4); `sum`: adds what blocks that share a tile's depth have left.
+// matmul_nt_f32_<type of w>_<way> with w kept in 16 bits: gemv1, 4, 8: up to so many rows of x, rows of w of multiples
+// of 16 bytes (widened_gemv.cuh); tiled: any (widened_tile.cuh).
 //
 // With 16-bit types a window of columns begins at an even n0.
 #include "dense_few.cuh"
 #include "dense_mma.cuh"
 #include "dense_simt.cuh"
+#include "widened_gemv.cuh"
+#include "widened_tile.cuh"
 
 struct MatmulNt {
     u32 m, n, k, n0, l;
@@ -128,4 +132,50 @@ extern "C" __global__ void __launch_bounds__(128, 2)
 extern "C" __global__ void __launch_bounds__(128, 2)
     matmul_nt_f16_ragged(MatmulNt p, const f16* x, const f16* w, float* y, float* scratch) {
     matmul_nt<MmaRagged<f16, true, true>>(p, x, w, y, scratch);
+}
+
+// ---- f32 with weights in 16 bits -----------------------------------------------------
+
+__device__ __forceinline__ Widened widened(const MatmulNt& p) {
+    return {p.m, p.n, p.k, p.l, p.n0, 0};
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 3)
+    matmul_nt_f32_f16_gemv1(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<f16>, 1>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    matmul_nt_f32_f16_gemv4(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<f16>, 4>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS)
+    matmul_nt_f32_f16_gemv8(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<f16>, 8>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(WIDENED_THREADS, 2)
+    matmul_nt_f32_f16_tiled(MatmulNt p, const float* x, const u32* w, float* y) {
+    widened_tile<Half<f16>>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 3)
+    matmul_nt_f32_bf16_gemv1(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<bf16>, 1>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    matmul_nt_f32_bf16_gemv4(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<bf16>, 4>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS)
+    matmul_nt_f32_bf16_gemv8(MatmulNt p, const float* x, const uint4* w, float* y) {
+    widened_gemv<Half<bf16>, 8>(widened(p), x, w, nullptr, y);
+}
+
+extern "C" __global__ void __launch_bounds__(WIDENED_THREADS, 2)
+    matmul_nt_f32_bf16_tiled(MatmulNt p, const float* x, const u32* w, float* y) {
+    widened_tile<Half<bf16>>(widened(p), x, w, nullptr, y);
 }

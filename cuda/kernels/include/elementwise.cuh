@@ -145,6 +145,16 @@ __device__ __forceinline__ void store(bf16* to, const float (&x)[N]) {
 }
 
 template <u32 N>
+__device__ __forceinline__ void load(const f16* from, float (&x)[N]) {
+    static_assert(N == 4, "as many as a vector of f32 has");
+    uint2 v = *(const uint2*)from;
+    x[0] = to_f32(f16{(u16)v.x});
+    x[1] = to_f32(f16{(u16)(v.x >> 16)});
+    x[2] = to_f32(f16{(u16)v.y});
+    x[3] = to_f32(f16{(u16)(v.y >> 16)});
+}
+
+template <u32 N>
 __device__ __forceinline__ void store(f16* to, const float (&x)[N]) {
     if constexpr (N == 2) {
         *(u32*)to = pack_f16(x[0], x[1]);

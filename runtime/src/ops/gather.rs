@@ -53,11 +53,15 @@ impl Kernel for Gather {
 
     const CUDA: &'static [Cuda<Self>] = &[Cuda {
         name: "plain",
-        entries: &["gather_f32", "gather_bf16"],
+        entries: &["gather_f32", "gather_bf16", "gather_f16_f32", "gather_bf16_f32"],
         hot: true,
         align: 4,
-        when: |_, operands| operands[0].dtype == DType::F32,
-        launch: |_, t, _| elementwise::cuda_for(&t[2], ["gather_f32", "gather_bf16"]),
+        when: |_, _| true,
+        launch: |_, t, _| match t[0].dtype {
+            DType::F16 => elementwise::cuda("gather_f16_f32", t[2].bytes()),
+            DType::Bf16 => elementwise::cuda("gather_bf16_f32", t[2].bytes()),
+            _ => elementwise::cuda_for(&t[2], ["gather_f32", "gather_bf16"]),
+        },
     }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -19,7 +19,7 @@ use crate::ops::cast::cast;
 use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
 use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, check_dtypes, shapes, tiles, wide_cases, windows};
-use crate::ops::{matmul_nn, matmul_tn};
+use crate::ops::{matmul_nn, matmul_tn, widened};
 use crate::reference::RefTensor;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -111,6 +111,39 @@ impl Kernel for MatmulNt {
     ];
 
     const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "mixed_gemv",
+            entries: &[
+                "matmul_nt_f32_f16_gemv1",
+                "matmul_nt_f32_f16_gemv4",
+                "matmul_nt_f32_f16_gemv8",
+                "matmul_nt_f32_bf16_gemv1",
+                "matmul_nt_f32_bf16_gemv4",
+                "matmul_nt_f32_bf16_gemv8",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, s| mixed(&s[0], &s[1]) && widened::takes_few(op.m, op.k, &s[1]),
+            launch: |op, s, caps| {
+                let entries = match s[1].dtype {
+                    DType::F16 => ["matmul_nt_f32_f16_gemv1", "matmul_nt_f32_f16_gemv4", "matmul_nt_f32_f16_gemv8"],
+                    _ => ["matmul_nt_f32_bf16_gemv1", "matmul_nt_f32_bf16_gemv4", "matmul_nt_f32_bf16_gemv8"],
+                };
+                widened::few(op.m, op.n, op.k, &s[1], entries, caps).into()
+            },
+        },
+        Cuda {
+            name: "mixed_tiled",
+            entries: &["matmul_nt_f32_f16_tiled", "matmul_nt_f32_bf16_tiled"],
+            hot: true,
+            align: 4,
+            when: |_, s| mixed(&s[0], &s[1]),
+            launch: |op, s, _| {
+                let f16 = s[1].dtype == DType::F16;
+                let entry = if f16 { "matmul_nt_f32_f16_tiled" } else { "matmul_nt_f32_bf16_tiled" };
+                widened::tiles(op.m, op.n, entry).into()
+            },
+        },
         Cuda {
             name: "few",
             entries: &[
@@ -238,7 +271,7 @@ impl Kernel for MatmulNt {
                 case.label += " f16";
                 case
             }));
-            cases.extend(half.into_iter().chain([(8, 35, 320), (9, 70, 264)]).flat_map(|s| {
+            cases.extend(half.into_iter().chain([(1, 1000, 264), (3, 37, 128), (8, 35, 320), (9, 70, 264)]).flat_map(|s| {
                 [DType::F16, DType::Bf16].map(|dtype| {
                     let mut case = case(s).dtype("w", dtype);
                     case.label += &format!(" with {dtype} weights");

@@ -17,6 +17,7 @@ mod pieces;
 mod split;
 mod ternary_few;
 mod ternary_row;
+mod widened;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {

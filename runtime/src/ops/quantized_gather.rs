@@ -5,10 +5,10 @@
 
 use crate::cpu::parallel;
 use crate::cpu::weights::Stored;
-use crate::dtype::Spec;
+use crate::dtype::{DType, Spec};
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Piece, Size, Tolerance, Wgsl};
 use crate::ops::gather;
 use crate::ops::quantized_matmul::{check_group, with_dtypes};
 use crate::reference::RefTensor;
@@ -45,7 +45,22 @@ impl Kernel for QuantizedGather {
     const SIGNATURE: &'static str = "w[v,k]:i8|i6|i4 s[v,g]:f16 ids[m]:u32 -> y[m,k]:f32";
     const GRADIENT: Gradient = Gradient::None("quantised weights are for inference only");
     const WGSL: &'static [Wgsl<Self>] = &[];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["quantized_gather_i8", "quantized_gather_i6", "quantized_gather_i4"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, t, _| {
+            let entry = match t[0].dtype {
+                DType::I8 => "quantized_gather_i8",
+                DType::I6 => "quantized_gather_i6",
+                _ => "quantized_gather_i4",
+            };
+            // A thread makes eight elements.
+            CudaKernel::new(entry, (op.m as usize * (op.k as usize).div_ceil(8)).div_ceil(256), 256).into()
+        },
+    }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let groups = self.k.div_ceil(self.group.max(1));

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Piece, Size, Tolerance, Wgsl};
 use crate::ops::matmul::windows;
+use crate::ops::widened;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -63,7 +64,48 @@ impl Kernel for QuantizedMatmul {
     const SIGNATURE: &'static str = "x[m,k]:f32 w[n,k]:i8|i6|i4 s[n,g]:f16 -> y[m,l]:f32";
     const GRADIENT: Gradient = Gradient::None("quantised weights are for inference only");
     const WGSL: &'static [Wgsl<Self>] = &[];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[
+        Cuda {
+            name: "gemv",
+            entries: &[
+                "quantized_matmul_gemv1_i8",
+                "quantized_matmul_gemv4_i8",
+                "quantized_matmul_gemv8_i8",
+                "quantized_matmul_gemv1_i6",
+                "quantized_matmul_gemv4_i6",
+                "quantized_matmul_gemv8_i6",
+                "quantized_matmul_gemv1_i4",
+                "quantized_matmul_gemv4_i4",
+                "quantized_matmul_gemv8_i4",
+            ],
+            hot: true,
+            align: 16,
+            when: |op, t| widened::takes_few(op.m, op.k, &t[1]),
+            launch: |op, t, caps| {
+                let entries = match t[1].dtype {
+                    DType::I8 => ["quantized_matmul_gemv1_i8", "quantized_matmul_gemv4_i8", "quantized_matmul_gemv8_i8"],
+                    DType::I6 => ["quantized_matmul_gemv1_i6", "quantized_matmul_gemv4_i6", "quantized_matmul_gemv8_i6"],
+                    _ => ["quantized_matmul_gemv1_i4", "quantized_matmul_gemv4_i4", "quantized_matmul_gemv8_i4"],
+                };
+                widened::few(op.m, op.n, op.k, &t[1], entries, caps).into()
+            },
+        },
+        Cuda {
+            name: "tiled",
+            entries: &["quantized_matmul_tiled_i8", "quantized_matmul_tiled_i6", "quantized_matmul_tiled_i4"],
+            hot: true,
+            align: 4,
+            when: |_, _| true,
+            launch: |op, t, _| {
+                let entry = match t[1].dtype {
+                    DType::I8 => "quantized_matmul_tiled_i8",
+                    DType::I6 => "quantized_matmul_tiled_i6",
+                    _ => "quantized_matmul_tiled_i4",
+                };
+                widened::tiles(op.m, op.n, entry).into()
+            },
+        },
+    ];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let groups = self.k.div_ceil(self.group.max(1));
@@ -113,6 +155,8 @@ impl Kernel for QuantizedMatmul {
                 (1, 37, 2560, 32),
                 (4, 67, 35, 32),
                 (8, 35, 320, 64),
+                // More rows of weights than blocks take at a time.
+                (2, 1000, 192, 64),
                 (9, 70, 264, 48),
                 (67, 129, 71, 16),
                 (72, 80, 1056, 128),
