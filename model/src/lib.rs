@@ -29,6 +29,7 @@ pub mod lookup;
 pub mod mmap;
 pub mod online;
 pub mod packed;
+pub mod perplexity;
 pub mod presets;
 pub mod programs;
 pub mod quantize;

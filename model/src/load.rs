@@ -5,15 +5,17 @@
 use crate::error::{Error, Result};
 use crate::online::{Codes, finite};
 use crate::packed::row_words;
+use crate::quantized::Groups;
+use crate::save::quantised;
 use crate::source::{Source, Stored, rows, width};
 use crate::tensor_names::TensorSpec;
-use crate::weights::{Linear, Matrix, Model, Ternary};
+use crate::weights::{Dense, Linear, Matrix, Model, Ternary};
+use half::f16;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tritter_runtime::dtype::INTERLEAVED;
 use tritter_runtime::layout::{pack_ternary, ternary_words};
 use tritter_runtime::{DType, Device, Tensor};
 
@@ -25,10 +27,24 @@ const COPY: usize = 1 << 22;
 /// Told of bytes that are done and of all there are, from any thread; a break ends the loading.
 pub type Progress<'a> = dyn Fn(u64, u64) -> ControlFlow<()> + Sync + 'a;
 
-/// One tensor of a checkpoint and where it goes.
-enum Target<'a> {
-    Floats(TensorSpec, &'a Tensor),
-    Ternary { spec: TensorSpec, part: &'a Ternary },
+/// A tensor of a checkpoint and where it goes.
+struct Place<'a> {
+    spec: TensorSpec,
+    tensor: &'a Tensor,
+    /// Its first row there: matrices of one input lie one below the other.
+    first: usize,
+    scales: Scales<'a>,
+}
+
+/// Where scales go.
+#[derive(Clone, Copy)]
+enum Scales<'a> {
+    /// The tensor is float.
+    None,
+    /// One scale, f32, an element of this tensor.
+    Matrix(&'a Tensor, usize),
+    /// One scale a group of so many elements of a row, f16.
+    Groups(&'a Tensor, usize),
 }
 
 impl Model {
@@ -43,27 +59,34 @@ impl Model {
     pub fn load_with(&self, device: &Device, source: &dyn Source, progress: &Progress<'_>) -> Result<()> {
         device.check_budget("the weights", self.bytes(), "choose a smaller model or another device")?;
         let tensors = self.tensors();
-        let tensors: HashMap<&str, &Tensor> = tensors.iter().map(|t| (t.name(), t)).collect();
-        let parts: HashMap<&str, &Ternary> = self.ternary_matrices().map(|part| (part.name.as_str(), part)).collect();
-        for part in parts.values() {
-            device.allocate(&part.codes)?;
-            device.allocate(&part.scales)?;
-        }
-        let target = |spec: TensorSpec| match (parts.get(spec.name.as_str()), tensors.get(spec.name.as_str())) {
-            (Some(part), _) => Some(Target::Ternary { spec, part }),
-            (None, Some(tensor)) => Some(Target::Floats(spec, tensor)),
-            (None, None) => None,
-        };
-        let targets: Vec<Target<'_>> = self.config.tensors().into_iter().filter_map(target).collect();
+        let places = self.places(&tensors);
+        // Before anything is written, since several matrices may share a tensor. Memory is zeroed, so the
+        // threads share this too.
+        tensors.par_iter().try_for_each(|tensor| device.allocate(tensor))?;
         let loader = Loader { device, source, progress, done: AtomicU64::new(0), total: self.bytes() };
-        targets.par_iter().try_for_each(|target| loader.load(target))?;
+        places.par_iter().try_for_each(|place| loader.load(place))?;
         for (tensor, values) in
             [(&self.rope.coarse, &self.rope.values.coarse), (&self.rope.fine, &self.rope.values.fine)]
         {
-            device.allocate(tensor)?;
             device.write(tensor, values)?;
         }
         Ok(device.backend().wait()?)
+    }
+
+    fn places<'a>(&'a self, tensors: &'a [Tensor]) -> Vec<Place<'a>> {
+        let tensors: HashMap<&str, &Tensor> = tensors.iter().map(|t| (t.name(), t)).collect();
+        let ternary: HashMap<&str, &Ternary> = self.ternary_matrices().map(|part| (part.name.as_str(), part)).collect();
+        let groups: HashMap<&str, (&Tensor, usize)> = self.dense_matrices().filter_map(in_groups).collect();
+        let place = |spec: TensorSpec| {
+            let name = spec.name.as_str();
+            if let Some(part) = ternary.get(name) {
+                let scales = Scales::Matrix(&part.scales, part.index);
+                return Some(Place { tensor: &part.codes, first: part.first, scales, spec });
+            }
+            let scales = groups.get(name).map_or(Scales::None, |&(scales, group)| Scales::Groups(scales, group));
+            Some(Place { tensor: *tensors.get(name)?, first: 0, scales, spec })
+        };
+        self.config.tensors().into_iter().filter_map(place).collect()
     }
 
     /// Ternary matrices in running form.
@@ -74,6 +97,21 @@ impl Model {
             _ => None,
         })
     }
+
+    /// Embedding, head and dense projections.
+    fn dense_matrices(&self) -> impl Iterator<Item = &Dense> {
+        let linears = self.layers.iter().flat_map(|layer| layer.linears());
+        let dense = linears.filter_map(|Linear { matrix, .. }| match matrix {
+            Matrix::Dense(dense) => Some(dense),
+            _ => None,
+        });
+        std::iter::once(&self.embedding).chain(&self.head).chain(dense)
+    }
+}
+
+/// Name, scales and group of a matrix of integers.
+fn in_groups(dense: &Dense) -> Option<(&str, (&Tensor, usize))> {
+    Some((dense.values.name(), (dense.scales.as_ref()?, dense.group)))
 }
 
 struct Loader<'a> {
@@ -85,35 +123,37 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn load(&self, target: &Target<'_>) -> Result<()> {
-        match target {
-            Target::Floats(spec, tensor) => {
-                self.device.allocate(tensor)?;
-                let stored = self.source.stored(spec)?;
-                // Rows without padding lie in the file as on the device.
-                let plain = tensor.spec().row_bytes() == (width(spec) * size(tensor.spec().dtype)) as u64;
-                if stored == Stored::Floats(tensor.spec().dtype) && plain && self.source.in_place(spec, 0..1).is_some()
-                {
-                    self.copy(spec, tensor)
-                } else {
-                    self.convert(spec, tensor)
-                }
-            }
-            Target::Ternary { spec, part } => {
-                let matrix = Codes::new(self.source, spec)?;
-                self.device.write_at(&part.scales, 4 * part.index as u64, bytemuck::bytes_of(&matrix.scale))?;
-                self.ternary(spec, &matrix, part)
-            }
+    fn load(&self, place: &Place<'_>) -> Result<()> {
+        match place.scales {
+            Scales::Matrix(scales, index) => self.ternary(place, scales, index),
+            Scales::Groups(scales, group) => self.groups(place, scales, group),
+            Scales::None if self.lies_alike(place)? => self.copy(place),
+            Scales::None => self.convert(place),
         }
     }
 
-    /// Calls `f` for chunks of rows over all threads, then gives the whole tensor's memory back.
-    fn chunks(&self, spec: &TensorSpec, most: usize, f: impl Fn(Range<usize>) -> Result<()> + Sync) -> Result<()> {
-        let n = rows(spec);
-        let most = most.max(1);
-        let all = (0..n.div_ceil(most)).into_par_iter();
-        all.try_for_each(|i| f(i * most..((i + 1) * most).min(n)))?;
-        self.source.release(spec, 0..n);
+    /// Whether rows lie in the file as on the device: of the same type and without padding.
+    fn lies_alike(&self, place: &Place<'_>) -> Result<bool> {
+        let (dtype, row) = (place.tensor.spec().dtype, place.tensor.spec().row_bytes());
+        let size = if dtype == DType::F32 { 4 } else { 2 };
+        let same =
+            self.source.stored(&place.spec)? == Stored::Floats(dtype) && row == (width(&place.spec) * size) as u64;
+        Ok(same && self.source.in_place(&place.spec, 0..1).is_some())
+    }
+
+    /// Calls `f` for chunks of rows over all threads, then gives the memory of all that was read back.
+    fn chunks(&self, place: &Place<'_>, most: usize, f: impl Fn(Range<usize>) -> Result<()> + Sync) -> Result<()> {
+        let n = rows(&place.spec);
+        // Rows that are interleaved are written together.
+        let most = most.max(1).next_multiple_of(place.tensor.spec().dtype.row_group());
+        (0..n.div_ceil(most)).into_par_iter().try_for_each(|i| {
+            let part = i * most..((i + 1) * most).min(n);
+            f(part.clone())?;
+            self.source.release(&place.spec, part);
+            Ok::<(), Error>(())
+        })?;
+        // Bytes that hold codes of several rows are not given back by parts.
+        self.source.release(&place.spec, 0..n);
         Ok(())
     }
 
@@ -126,51 +166,78 @@ impl Loader<'_> {
         }
     }
 
-    fn copy(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<()> {
-        let row = tensor.spec().row_bytes() as usize;
-        // Offsets and sizes of writes are multiples of four bytes, which padded rows always are.
-        self.chunks(spec, COPY / row, |part| {
+    fn copy(&self, place: &Place<'_>) -> Result<()> {
+        let (spec, tensor) = (&place.spec, place.tensor);
+        self.chunks(place, COPY / tensor.spec().row_bytes() as usize, |part| {
             let gone = || Error::tensor(Path::new("weights"), &spec.name, "cannot be read in place");
             let bytes = self.source.in_place(spec, part.clone()).ok_or_else(gone)?;
             finite_bytes(spec, part.start * width(spec), tensor.spec().dtype, bytes)?;
-            self.write(tensor, part.start, bytes)?;
-            self.source.release(spec, part);
-            Ok(())
+            self.write(tensor, part.start, bytes)
         })
     }
 
-    fn convert(&self, spec: &TensorSpec, tensor: &Tensor) -> Result<()> {
+    fn values(&self, spec: &TensorSpec, part: &Range<usize>) -> Result<Vec<f32>> {
         let k = width(spec);
-        self.chunks(spec, CHUNK / k, |part| {
-            let mut values = vec![0.0; part.len() * k];
-            self.source.floats(spec, part.start, &mut values)?;
-            finite(spec, part.start * k, &values)?;
+        let mut values = vec![0.0; part.len() * k];
+        self.source.floats(spec, part.start, &mut values)?;
+        finite(spec, part.start * k, &values)?;
+        Ok(values)
+    }
+
+    fn convert(&self, place: &Place<'_>) -> Result<()> {
+        let (spec, tensor) = (&place.spec, place.tensor);
+        self.chunks(place, CHUNK / width(spec), |part| {
+            let values = self.values(spec, &part)?;
             match tensor.spec().dtype {
-                DType::F32 => self.write(tensor, part.start, bytemuck::cast_slice(&values))?,
-                dtype => self.write(tensor, part.start, &halves(dtype, &values, k))?,
+                DType::F32 => self.write(tensor, part.start, bytemuck::cast_slice(&values)),
+                dtype => self.write(tensor, part.start, &halves(dtype, &values, width(spec))),
             }
-            self.source.release(spec, part);
-            Ok(())
         })
     }
 
-    fn ternary(&self, spec: &TensorSpec, matrix: &Codes<'_>, to: &Ternary) -> Result<()> {
-        let (k, dtype) = (width(spec), to.codes.spec().dtype);
-        self.chunks(spec, (CHUNK / k).next_multiple_of(INTERLEAVED), |part| {
-            let mut plain = vec![0u32; part.len() * row_words(k)];
-            matrix.read(part.start, &mut plain)?;
+    fn groups(&self, place: &Place<'_>, scales: &Tensor, group: usize) -> Result<()> {
+        let (spec, tensor, k) = (&place.spec, place.tensor, width(&place.spec));
+        let groups = Groups { dtype: tensor.spec().dtype, group };
+        let alike = self.source.stored(spec)? == Stored::Groups(groups);
+        self.chunks(place, CHUNK / k, |part| {
+            if alike {
+                let found = self.source.groups(spec, part.clone())?;
+                self.write(scales, part.start, &padded(&found.scales, groups.scales(k)))?;
+                return self.write(tensor, part.start, found.codes);
+            }
+            let (words, found) = quantised(self.source, spec, groups, part.start, part.len())?;
+            self.write(scales, part.start, &padded(&found, groups.scales(k)))?;
+            self.write(tensor, part.start, bytemuck::cast_slice(&words))
+        })
+    }
+
+    fn ternary(&self, place: &Place<'_>, scales: &Tensor, index: usize) -> Result<()> {
+        let (spec, tensor, k) = (&place.spec, place.tensor, width(&place.spec));
+        let matrix = Codes::new(self.source, spec)?;
+        self.device.write_at(scales, 4 * index as u64, bytemuck::bytes_of(&matrix.scale))?;
+        let dtype = tensor.spec().dtype;
+        self.chunks(place, CHUNK / k, |part| {
+            let mut codes = vec![0u32; part.len() * row_words(k)];
+            matrix.read(part.start, &mut codes)?;
+            let first = place.first + part.start;
+            if dtype == DType::T2 {
+                return self.write(tensor, first, bytemuck::cast_slice(&codes));
+            }
             let mut packed = vec![0u32; ternary_words(dtype, part.len(), k)];
-            pack_ternary(dtype, &plain, k, &mut packed);
-            self.write(&to.codes, to.first + part.start, bytemuck::cast_slice(&packed))?;
-            self.source.release(spec, part);
-            Ok(())
+            pack_ternary(dtype, &codes, k, &mut packed);
+            self.write(tensor, first, bytemuck::cast_slice(&packed))
         })
     }
 }
 
-/// Bytes of an unpadded float.
-fn size(dtype: DType) -> usize {
-    if dtype == DType::F32 { 4 } else { 2 }
+/// Rows of f16, padded to words.
+fn padded(values: &[f16], columns: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * 2);
+    for row in values.chunks(columns.max(1)) {
+        bytes.extend(row.iter().flat_map(|v| v.to_le_bytes()));
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
 }
 
 /// Rows of 16-bit floats, padded to words.
@@ -211,3 +278,7 @@ fn finite_bytes(spec: &TensorSpec, first: usize, dtype: DType, bytes: &[u8]) -> 
     };
     finite(spec, first, &values)
 }
+
+#[cfg(test)]
+#[path = "load_test.rs"]
+mod tests;

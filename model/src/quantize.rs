@@ -49,8 +49,9 @@ pub struct Moved {
     pub error: f64,
 }
 
-/// The config of what [`write_quantized`] writes.
-fn target(folder: &Path, config: &Config, job: &Job) -> Result<(Config, Quantized)> {
+/// Config and parts in groups of what [`write_quantized`] writes; the error says why a model cannot be
+/// quantised so.
+pub fn target(folder: &Path, config: &Config, job: &Job) -> Result<(Config, Quantized)> {
     let dense = config.quantization == Quantization::None;
     let refuse = |why: &str| Err(Error::checkpoint(folder, why));
     if !dense && job.projections != Projections::Keep {

@@ -73,6 +73,12 @@ pub(crate) enum Command {
     Init(Init),
     /// Write a model's ternary weights in two bits each
     Pack(Pack),
+    /// Quantise a model without training it: ternary, 8 or 4 bits, and its embedding and head
+    #[command(after_help = "Examples:
+  tritter quantize llama small --to int8 --head int8 --text notes.txt
+  tritter quantize bitnet smaller --head int6 --text notes.txt
+Ternary weights (absmean) of a model that was not trained for them give nonsense; the perplexity shows it.")]
+    Quantize(Quantize),
     /// Write a packed model as a plain dense one (masters cannot be recovered)
     Unpack(Unpack),
     /// Recompute the golden outputs of a folder and compare
@@ -93,6 +99,46 @@ pub(crate) struct Demo {
     /// Dtype of activations and their gradients; master weights stay f32
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
+}
+
+/// How weights are stored in memory.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub(crate) struct WeightArgs {
+    /// Ternary weights in 2 or 1.6 bits; auto takes 1.6 where 2 do not fit
+    #[arg(long, value_enum, default_value_t = TernaryFormat::Auto)]
+    pub(crate) weights: TernaryFormat,
+    /// Embedding and head in memory [default: as the file has them]
+    #[arg(long, value_enum)]
+    pub(crate) head: Option<TableFormat>,
+}
+
+/// Format of `--weights`.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TernaryFormat {
+    /// 2 bits, or 1.6 where 2 do not fit
+    #[default]
+    Auto,
+    /// 2 bits: 4 in a byte
+    T2,
+    /// 1.6 bits: 5 in a byte
+    T1,
+}
+
+/// Format of `--head`; integers have a scale for 64 columns.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableFormat {
+    /// 4 bytes
+    F32,
+    /// 2 bytes, IEEE half
+    F16,
+    /// 2 bytes, upper half of an f32
+    Bf16,
+    /// 8 bits
+    I8,
+    /// 6 bits
+    I6,
+    /// 4 bits
+    I4,
 }
 
 /// Block of `--arch`.
@@ -226,6 +272,8 @@ pub(crate) struct Generate {
     /// Cache in f16 instead of f32
     #[arg(long)]
     pub(crate) cache_f16: bool,
+    #[command(flatten)]
+    pub(crate) formats: WeightArgs,
     /// Go on after an end-of-text token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
@@ -310,6 +358,8 @@ pub(crate) enum Bench {
         /// Vocabulary of a preset
         #[arg(long)]
         vocab: Option<usize>,
+        #[command(flatten)]
+        formats: WeightArgs,
     },
     /// Training tokens per second
     Train {
@@ -362,6 +412,8 @@ pub(crate) struct Plan {
     /// Memory that must suffice, e.g. 16GiB or 12GB: exit 1 and name what fits otherwise
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,
+    #[command(flatten)]
+    pub(crate) formats: WeightArgs,
 }
 
 /// Form of `--form`.
@@ -430,6 +482,49 @@ pub(crate) struct Pack {
     /// Store scales, norms and embedding in bf16 and print how much logits change
     #[arg(long)]
     pub(crate) bf16: bool,
+}
+
+/// Weights of `quantize --to`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProjectionType {
+    /// -1, 0 and 1 with one scale a matrix (absmean)
+    Ternary,
+    /// 8 bits, one scale a group
+    Int8,
+    /// 4 bits, one scale a group
+    Int4,
+}
+
+/// Weights of `quantize --head`.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HeadType {
+    /// 8 bits, one scale a group
+    Int8,
+    /// 6 bits, one scale a group
+    Int6,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Quantize {
+    /// Model folder, or a Hub id that is in the local cache
+    pub(crate) model: String,
+    /// Folder to write
+    pub(crate) out: PathBuf,
+    /// What the projections of the layers become [default: kept as they are]
+    #[arg(long, value_enum)]
+    pub(crate) to: Option<ProjectionType>,
+    /// What embedding and head become [default: kept as they are]
+    #[arg(long, value_enum)]
+    pub(crate) head: Option<HeadType>,
+    /// Weights of a row that share a scale; a multiple of 16
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub(crate) group: usize,
+    /// Text whose perplexity is measured before and after
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Tokens of it to measure at most
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub(crate) tokens: usize,
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! Opening the models that the command line names.
 
+use crate::cli::{TableFormat, TernaryFormat, WeightArgs};
 use crate::output;
 use anyhow::{Context, Result};
 use std::ops::ControlFlow;
@@ -8,11 +9,12 @@ use std::sync::Arc;
 use tritter_model::generation_config::GenerationConfig;
 use tritter_model::locate::{Located, locate};
 use tritter_model::seeded::Synthetic;
-use tritter_model::source::{FromCheckpoint, Source};
+use tritter_model::source::{FromCheckpoint, Source, Stored};
 use tritter_model::tensors::Checkpoint;
 use tritter_model::tokenizer::Tokenizer;
-use tritter_model::weights::{Form, Model};
+use tritter_model::weights::{DenseFormat, Form, Formats, Model};
 use tritter_model::{Config, config::Family};
+use tritter_runtime::error::bytes;
 use tritter_runtime::{DType, Device};
 
 /// A model folder or preset, described but not loaded.
@@ -23,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) folder: Option<PathBuf>,
     /// Its config.
     pub(crate) config: Config,
+    /// How its weights are to be stored in memory.
+    pub(crate) formats: WeightArgs,
 }
 
 impl Opened {
@@ -35,7 +39,12 @@ impl Opened {
             }
             Located::Preset(preset) => (None, preset.config(Family::Bitnet, None, None)),
         };
-        Ok(Opened { name: name.into(), folder, config })
+        Ok(Opened { name: name.into(), folder, config, formats: WeightArgs::default() })
+    }
+
+    /// The same with the formats that the command line asks for.
+    pub(crate) fn with(self, formats: WeightArgs) -> Opened {
+        Opened { formats, ..self }
     }
 
     /// The folder; a preset has none.
@@ -72,15 +81,77 @@ impl Opened {
         })
     }
 
+    /// The formats to begin with: what the file has for embedding, head and dense projections, and what was
+    /// asked for. `--weights auto` is 2 bits here.
+    pub(crate) fn formats(&self, source: &dyn Source) -> Result<Formats> {
+        let stored = |name: &str| -> Result<Option<DenseFormat>> {
+            let spec = self.config.tensors().into_iter().find(|spec| spec.name == name);
+            let stored = spec.map(|spec| source.stored(&spec)).transpose()?;
+            Ok(stored.and_then(|stored| match stored {
+                Stored::Floats(dtype) => Some(DenseFormat::floats(dtype)),
+                Stored::Groups(groups) => Some(DenseFormat::groups(groups.dtype, groups.group)),
+                Stored::Ternary { .. } => None,
+            }))
+        };
+        let table = stored("model.embed_tokens.weight")?.unwrap_or(DenseFormat::F32);
+        let dense = match self.config.is_ternary() {
+            true => DenseFormat::F32,
+            false => stored("model.layers.0.self_attn.q_proj.weight")?.unwrap_or(DenseFormat::F32),
+        };
+        let ternary = if self.formats.weights == TernaryFormat::T1 { DType::T1 } else { DType::T2 };
+        let table = match self.formats.head {
+            Some(asked) => asked.format(table),
+            None => table,
+        };
+        Ok(Formats { ternary, table, dense, ..Formats::PLAIN })
+    }
+
+    /// Formats on a device: 1.6 bits where 2 do not fit its memory with a cache of so many positions.
+    fn formats_on(&self, device: &Device, source: &dyn Source, positions: usize) -> Result<Formats> {
+        let formats = self.formats(source)?;
+        let needed = |ternary| {
+            let formats = Formats { ternary, ..formats }.on(device);
+            let cache = self.config.kv_elements_per_token().saturating_mul(4 * positions as u64);
+            Model::with_formats(&self.config, Form::Run, formats, positions).bytes().saturating_add(cache)
+        };
+        let auto = self.formats.weights == TernaryFormat::Auto && self.config.is_ternary();
+        let (Some(memory), true) = (device.caps().memory, auto) else { return Ok(formats.on(device)) };
+        let (two, less) = (needed(DType::T2), needed(DType::T1));
+        if two <= memory || less >= two {
+            return Ok(formats.on(device));
+        }
+        let [two, less, memory] = [two, less, memory].map(bytes);
+        eprintln!("weights: 1.6 bits ({less} with the cache), because 2 bits take {two} and {memory} are free");
+        Ok(Formats { ternary: DType::T1, ..formats }.on(device))
+    }
+
     /// Loads the weights in running form; a preset gets random ones.
     pub(crate) fn load(&self, device: &Device, positions: usize) -> Result<Model> {
-        let model = Model::new(&self.config, Form::Run, positions);
+        let source = self.source()?;
+        let formats = self.formats_on(device, &*source, positions)?;
+        let model = Model::with_formats(&self.config, Form::Run, formats, positions);
         let bar = output::progress(model.bytes(), "bytes");
-        model.load_with(device, &*self.source()?, &|done, _| {
+        model.load_with(device, &*source, &|done, _| {
             bar.set_position(done);
             ControlFlow::Continue(())
         })?;
         bar.finish_and_clear();
         Ok(model)
+    }
+}
+
+impl TableFormat {
+    /// The format in memory; groups are those of the file where it has the same integers.
+    fn format(self, stored: DenseFormat) -> DenseFormat {
+        const GROUP: usize = 64;
+        let dtype = match self {
+            TableFormat::F32 => return DenseFormat::F32,
+            TableFormat::F16 => return DenseFormat::floats(DType::F16),
+            TableFormat::Bf16 => return DenseFormat::floats(DType::Bf16),
+            TableFormat::I8 => DType::I8,
+            TableFormat::I6 => DType::I6,
+            TableFormat::I4 => DType::I4,
+        };
+        if stored.dtype == dtype { stored } else { DenseFormat::groups(dtype, GROUP) }
     }
 }

@@ -1,6 +1,6 @@
 //! `tritter bench decode`: tokens per second of prefill and of single steps.
 
-use crate::cli::Global;
+use crate::cli::{Global, WeightArgs};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
@@ -38,12 +38,13 @@ pub(crate) fn run(
     prompt: usize,
     tokens: usize,
     vocab: Option<usize>,
+    formats: WeightArgs,
 ) -> Result<ExitCode> {
     if prompt == 0 || tokens == 0 {
         bail!("--prompt and --tokens must be at least 1");
     }
     let start = Instant::now();
-    let mut opened = Opened::new(model)?;
+    let mut opened = Opened::new(model)?.with(formats);
     if let (None, Some(vocab)) = (&opened.folder, vocab) {
         opened.config.vocab_size = vocab;
         opened.config.validate()?;

@@ -33,7 +33,7 @@ struct Report<'a> {
 
 pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     let start = Instant::now();
-    let opened = Opened::new(&args.model)?;
+    let opened = Opened::new(&args.model)?.with(args.formats);
     let tokenizer = opened.tokenizer()?;
     let prompt = match &args.prompt {
         Some(text) => text.clone(),

@@ -11,6 +11,7 @@ mod generate;
 mod init;
 mod pack;
 mod plan;
+mod quantize;
 mod tokenizer;
 mod train;
 mod validate;
@@ -31,8 +32,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => check::run(global, &args),
         Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
         Command::Bench(Bench::Yardstick { seconds }) => bench_yardstick::run(global, seconds),
-        Command::Bench(Bench::Decode { model, prompt, tokens, vocab }) => {
-            bench_decode::run(global, &model, prompt, tokens, vocab)
+        Command::Bench(Bench::Decode { model, prompt, tokens, vocab, formats }) => {
+            bench_decode::run(global, &model, prompt, tokens, vocab, formats)
         }
         Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision }) => {
             bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Plan(args) => plan::run(global, &args),
         Command::Init(args) => init::run(global, &args),
         Command::Pack(args) => pack::pack(global, &args),
+        Command::Quantize(args) => quantize::run(global, &args),
         Command::Unpack(args) => pack::unpack(global, &args),
         Command::Validate(args) => validate::run(global, &args),
     }

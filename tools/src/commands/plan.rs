@@ -1,6 +1,6 @@
 //! `tritter plan`: what a model, a context and a batch take.
 
-use crate::cli::{Global, Plan};
+use crate::cli::{Global, Plan, TernaryFormat};
 use crate::open::Opened;
 use crate::output;
 use anyhow::{Result, bail};
@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::process::ExitCode;
 use tritter_model::Config;
 use tritter_model::session::SessionPlan;
-use tritter_model::weights::{Form, Model};
+use tritter_model::weights::{Form, Formats, Model};
 use tritter_runtime::DType;
 use tritter_runtime::error::bytes;
 use tritter_trainer::steps::{Shape, StepsPlan};
@@ -28,18 +28,26 @@ struct Report {
 }
 
 pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
-    let opened = Opened::new(&args.model)?;
+    let opened = Opened::new(&args.model)?.with(args.formats);
     let config = &opened.config;
+    let mut formats = if args.train { Formats::PLAIN } else { opened.formats(&*opened.source()?)? };
     let memory = args.memory.as_deref().map(|text| output::parse_bytes("--memory", text)).transpose()?;
     let context = args.context.unwrap_or(if args.train { 256 } else { config.max_positions });
     if context == 0 || context > config.max_positions {
         bail!("--context {context}: this model has positions 1 to {}", config.max_positions);
     }
-    let parts = parts(config, args, context)?;
-    let total = parts.iter().map(|(_, b)| b).sum();
+    let mut parts = parts_of(config, args, formats, context)?;
+    let sum = |parts: &[(String, u64)]| -> u64 { parts.iter().map(|(_, b)| b).sum() };
+    let auto = args.formats.weights == TernaryFormat::Auto && config.is_ternary() && !args.train;
+    if auto && memory.is_some_and(|memory| sum(&parts) > memory) {
+        // 2 bits do not fit: 1.6 are planned, and said to be.
+        formats.ternary = DType::T1;
+        parts = parts_of(config, args, formats, context)?;
+    }
+    let total = sum(&parts);
     let fits = memory.map(|m| total <= m);
     let largest = match (fits, memory) {
-        (Some(false), Some(memory)) => largest(config, args, context, memory)?,
+        (Some(false), Some(memory)) => largest(config, args, formats, context, memory)?,
         _ => None,
     };
     let count = config.parameters();
@@ -64,7 +72,7 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
 }
 
 /// What is needed, by purpose, in bytes.
-fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u64)>> {
+fn parts_of(config: &Config, args: &Plan, formats: Formats, context: usize) -> Result<Vec<(String, u64)>> {
     if args.train {
         let model = Model::new(config, Form::Train, context);
         let precision = args.precision.into();
@@ -79,12 +87,18 @@ fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u6
         ];
         return Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec());
     }
-    let model = Model::new(config, Form::Run, context);
+    let model = Model::with_formats(config, Form::Run, formats, context);
     let cache = if args.cache_f16 { DType::F16 } else { DType::F32 };
     let plan = SessionPlan::new(&model, context, cache)?;
     let name = format!("cache of {context} tokens in {cache}");
+    let table = formats.table.dtype;
+    let weights = match (config.is_ternary(), formats.ternary) {
+        (true, DType::T1) => format!("weights (ternary in 1.6 bits, embedding and head in {table})"),
+        (true, _) => format!("weights (ternary in 2 bits, embedding and head in {table})"),
+        _ => format!("weights (projections in {}, embedding and head in {table})", formats.dense.dtype),
+    };
     let parts = [
-        ("weights", plan.weights()),
+        (weights.as_str(), plan.weights()),
         (name.as_str(), plan.cache()),
         ("activations", plan.arena()),
         ("inputs and scalars", plan.small()),
@@ -93,8 +107,8 @@ fn parts(config: &Config, args: &Plan, context: usize) -> Result<Vec<(String, u6
 }
 
 /// The largest context, to within 1 %, that fits.
-fn largest(config: &Config, args: &Plan, context: usize, memory: u64) -> Result<Option<usize>> {
-    let total = |context| -> Result<u64> { Ok(parts(config, args, context)?.iter().map(|(_, b)| b).sum()) };
+fn largest(config: &Config, args: &Plan, formats: Formats, context: usize, memory: u64) -> Result<Option<usize>> {
+    let total = |context| -> Result<u64> { Ok(parts_of(config, args, formats, context)?.iter().map(|(_, b)| b).sum()) };
     if total(1)? > memory {
         return Ok(None);
     }
