@@ -3,7 +3,7 @@
 //! where it is found ([`locate`]) and how its next token is chosen
 //! ([`host_sampling`]).
 //!
-//! Models are Hugging Face folders. Everything read from one is checked before
+//! Models are Hugging Face folders or GGUF files ([`gguf`]). Everything read is checked before
 //! it is used; errors name file, field and remedy.
 
 mod byte_level;
@@ -22,6 +22,7 @@ pub mod forward;
 pub mod fused;
 pub mod generation_config;
 pub mod generator;
+pub mod gguf;
 pub mod host_sampling;
 pub mod load;
 pub mod locate;

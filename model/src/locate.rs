@@ -1,5 +1,5 @@
-//! What a `MODEL` argument means: a folder, a preset's name, or the id of a
-//! model in the local Hugging Face cache. Nothing is ever fetched.
+//! What a `MODEL` argument means: a folder, a GGUF file, a preset's name, or
+//! the id of a model in the local Hugging Face cache. Nothing is ever fetched.
 //!
 //! The cache keeps `models--ORG--NAME/refs/main` (a revision) and
 //! `models--ORG--NAME/snapshots/REVISION/` (the files).
@@ -16,12 +16,14 @@ use crate::tensors::is_plain_name;
 pub enum Located {
     /// A folder with a `config.json`.
     Folder(PathBuf),
+    /// A file whose name ends with `.gguf`.
+    File(PathBuf),
     /// A shape without weights.
     Preset(&'static Preset),
 }
 
 /// Finds what `model` names, looking in this order: a folder that holds a
-/// `config.json`, a preset, the Hugging Face cache. The error says what was
+/// `config.json`, a GGUF file, a preset, the Hugging Face cache. The error says what was
 /// looked for and where.
 pub fn locate(model: &str) -> Result<Located> {
     locate_in(model, &hub_folders(|name| std::env::var_os(name)))
@@ -33,6 +35,9 @@ pub fn locate_in(model: &str, hubs: &[PathBuf]) -> Result<Located> {
     if folder.join("config.json").is_file() {
         return Ok(Located::Folder(folder.to_path_buf()));
     }
+    if is_gguf_name(folder) && folder.is_file() {
+        return Ok(Located::File(folder.to_path_buf()));
+    }
     if let Some(preset) = preset(model) {
         return Ok(Located::Preset(preset));
     }
@@ -42,6 +47,11 @@ pub fn locate_in(model: &str, hubs: &[PathBuf]) -> Result<Located> {
         return Ok(Located::Folder(found));
     }
     Err(Error::NotFound(not_found(model, hubs)))
+}
+
+/// Whether a path is named as GGUF files are.
+pub fn is_gguf_name(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// The folders where the Hugging Face cache may be, by the environment:
@@ -85,7 +95,7 @@ fn not_found(model: &str, hubs: &[PathBuf]) -> String {
     let folder = if path.is_dir() {
         "the folder of that name has no config.json".to_owned()
     } else if path.exists() {
-        "it is a file; give the folder that holds config.json".to_owned()
+        "it is a file; give the folder that holds config.json, or a file that ends with .gguf".to_owned()
     } else {
         "there is no folder of that name".to_owned()
     };
@@ -124,6 +134,9 @@ mod tests {
         let file = folder.join("config.json");
         let message = locate_in(file.to_str().unwrap(), &[]).unwrap_err().to_string();
         assert!(message.contains("it is a file"), "{message}");
+        let file = folder.join("model.GGUF");
+        fs::write(&file, "").unwrap();
+        assert_eq!(locate_in(file.to_str().unwrap(), &[]).unwrap(), Located::File(file));
         let Located::Preset(found) = locate_in("125m", &[]).unwrap() else { unreachable!("a preset's name") };
         assert_eq!(found.name, "125M");
     }

@@ -7,9 +7,15 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// The bytes of a file, paged in as they are touched.
+/// The bytes of a file, paged in as they are touched, or bytes in memory that stand for a file.
 #[derive(Debug)]
-pub struct Map(memmap2::Mmap);
+pub struct Map(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    File(memmap2::Mmap),
+    Memory(Vec<u8>),
+}
 
 impl Map {
     /// Maps a whole regular, non-empty file.
@@ -17,7 +23,7 @@ impl Map {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         let about = file.metadata().map_err(Error::io(path, "read the size of"))?;
         if !about.is_file() {
-            return Err(Error::checkpoint(path, "not a regular file; give a .safetensors file"));
+            return Err(Error::checkpoint(path, "not a regular file; give a .safetensors or .gguf file"));
         }
         if about.len() == 0 {
             return Err(Error::checkpoint(path, "the file is empty; copy or download it again"));
@@ -28,7 +34,12 @@ impl Map {
         // project never does (files are replaced by rename, which leaves the
         // mapped one as it was), and no user space check could exclude it.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-        map.map(Self).map_err(Error::io(path, "map"))
+        map.map(|map| Map(Bytes::File(map))).map_err(Error::io(path, "map"))
+    }
+
+    /// Bytes that did not come from a file.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Map(Bytes::Memory(bytes))
     }
 }
 
@@ -39,8 +50,9 @@ impl Map {
     pub fn release(&self, bytes: std::ops::Range<usize>) {
         /// A multiple of every page size in use.
         const PAGE: usize = 1 << 16;
+        let Bytes::File(map) = &self.0 else { return };
         let first = bytes.start.next_multiple_of(PAGE);
-        let end = if bytes.end >= self.0.len() { self.0.len() } else { bytes.end / PAGE * PAGE };
+        let end = if bytes.end >= map.len() { map.len() } else { bytes.end / PAGE * PAGE };
         if first >= end {
             return;
         }
@@ -48,8 +60,7 @@ impl Map {
         {
             // SAFETY: the mapping is private, and nothing ever writes to it, so there is no change of its
             // own that dropping the pages could lose; the next read maps the file's content anew.
-            let advised =
-                unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
+            let advised = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, end - first) };
             // Pages that stay are memory in use for longer, no fault.
             drop(advised);
         }
@@ -60,7 +71,10 @@ impl Deref for Map {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::File(map) => map,
+            Bytes::Memory(bytes) => bytes,
+        }
     }
 }
 

@@ -131,7 +131,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn write_pending(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<PendingFile> {
+pub(crate) fn write_pending(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<PendingFile> {
     let Some(name) = path.file_name() else {
         return Err(Error::checkpoint(path, "not a file name; give a file inside a folder"));
     };
@@ -213,18 +216,28 @@ fn write_tensor(
     file: &mut dyn Write,
     source: &mut TensorSource<'_>,
 ) -> Result<()> {
-    let wanted = place.end - place.start;
+    write_exactly(path, &tensor.name, place.end - place.start, file, &mut |out| source(place.index, out))
+}
+
+/// Has `produce` write a tensor's bytes, which must be as many as `wanted`.
+pub(crate) fn write_exactly(
+    path: &Path,
+    tensor: &str,
+    wanted: u64,
+    file: &mut dyn Write,
+    produce: &mut dyn FnMut(&mut dyn Write) -> Result<(), BoxError>,
+) -> Result<()> {
     let mut counted = Counted { inner: file, written: 0, failed: None };
-    let outcome = source(place.index, &mut counted);
+    let outcome = produce(&mut counted);
     let (written, failed) = (counted.written, counted.failed);
     // A full disk is told as such, not as the callback's failure.
     if let Some(kind) = failed {
         return Err(Error::io(path, "write")(kind.into()));
     }
-    outcome.map_err(|error| Error::Source { path: path.to_path_buf(), tensor: tensor.name.clone(), source: error })?;
+    outcome.map_err(|error| Error::Source { path: path.to_path_buf(), tensor: tensor.to_owned(), source: error })?;
     if written != wanted {
         let problem = format!("takes {wanted} bytes but {written} were supplied");
-        return Err(Error::tensor(path, &tensor.name, problem));
+        return Err(Error::tensor(path, tensor, problem));
     }
     Ok(())
 }

@@ -105,6 +105,15 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// As [`Checkpoint::open_file`] for bytes in memory; errors call them `safetensors`.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        let path = Path::new("safetensors");
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add_map(path, Map::from_bytes(bytes))?;
+        checkpoint.find_prefix();
+        Ok(checkpoint)
+    }
+
     fn open_shards(folder: &Path, index: &Path) -> Result<Self> {
         let json = read_json(index)?;
         let fields = Fields::new(index, "", &json)?;
@@ -182,7 +191,10 @@ impl Checkpoint {
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
-        let map = Map::open(path)?;
+        self.add_map(path, Map::open(path)?)
+    }
+
+    fn add_map(&mut self, path: &Path, map: Map) -> Result<()> {
         let header = read_header(path, &map)?;
         let shard = self.shards.len();
         for (name, info) in header.tensors {

@@ -72,6 +72,13 @@ impl Tokenizer {
         Self::parse(Path::new("tokenizer"), bytes)
     }
 
+    /// As [`Tokenizer::load`] with the content of both files at hand; `path` is named in errors.
+    pub fn from_json(path: &Path, tokenizer: &serde_json::Value, config: &serde_json::Value) -> Result<Self> {
+        let mut tokenizer = Self::parse(path, tokenizer.to_string().as_bytes())?;
+        tokenizer.read_names(config);
+        Ok(tokenizer)
+    }
+
     fn parse(file: &Path, bytes: &[u8]) -> Result<Self> {
         let inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| Error::tokenizer(file, format!("not a tokenizer that can be read: {error}")))?;

@@ -81,6 +81,11 @@ Ternary weights (absmean) of a model that was not trained for them give nonsense
     Quantize(Quantize),
     /// Write a packed model as a plain dense one (masters cannot be recovered)
     Unpack(Unpack),
+    /// Convert between Hugging Face folders and GGUF files
+    #[command(after_help = "Examples:
+  tritter convert packed model.gguf --type i2_s
+  tritter convert model.gguf folder")]
+    Convert(Convert),
     /// Recompute the golden outputs of a folder and compare
     Validate(Validate),
 }
@@ -533,6 +538,62 @@ pub(crate) struct Unpack {
     pub(crate) model: String,
     /// Folder to write
     pub(crate) out: PathBuf,
+}
+
+/// Type of a GGUF file's projections.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum WeightType {
+    /// Two bits, one f32 scale a matrix (bitnet.cpp); widths in multiples of 128
+    #[value(name = "i2_s")]
+    I2S,
+    /// 1.69 bits with an f16 scale for 256 (llama.cpp); widths in multiples of 256
+    #[value(name = "tq1_0")]
+    Tq1_0,
+    /// 2.06 bits with an f16 scale for 256 (llama.cpp); widths in multiples of 256
+    #[value(name = "tq2_0")]
+    Tq2_0,
+    /// 2.25 bits with an f16 scale for 64 (llama.cpp); widths in multiples of 64
+    #[value(name = "q2_0")]
+    Q2_0,
+    /// Half floats, code × scale
+    F16,
+    /// Floats, code × scale
+    F32,
+}
+
+/// Type of a GGUF file's embedding and head.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableType {
+    /// Half floats
+    F16,
+    /// The upper halves of floats
+    Bf16,
+    /// Floats
+    F32,
+    /// 8 bits, a scale for 32
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 6 bits, scales for 16 and 256
+    #[value(name = "q6_k")]
+    Q6K,
+    /// 4 bits, a scale for 32
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Convert {
+    /// Model folder, Hub id in the local cache, or .gguf file
+    pub(crate) from: String,
+    /// A file that ends with .gguf, or a folder: of a file a folder is made, of a folder a file
+    pub(crate) to: PathBuf,
+    /// Type of the projections of a .gguf file [default: i2_s, of a dense model f16]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub(crate) weights: Option<WeightType>,
+    /// Type of embedding and head of a .gguf file
+    #[arg(long, value_enum, default_value_t = TableType::F16, value_name = "TYPE")]
+    pub(crate) embedding: TableType,
 }
 
 #[derive(Args, Debug)]

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tritter_model::generation_config::GenerationConfig;
+use tritter_model::gguf::{self, Gguf};
 use tritter_model::locate::{Located, locate};
 use tritter_model::seeded::Synthetic;
 use tritter_model::source::{FromCheckpoint, Source, Stored};
@@ -17,12 +18,14 @@ use tritter_model::{Config, config::Family};
 use tritter_runtime::error::bytes;
 use tritter_runtime::{DType, Device};
 
-/// A model folder or preset, described but not loaded.
+/// A model folder, GGUF file or preset, described but not loaded.
 pub(crate) struct Opened {
     /// As named on the command line.
     pub(crate) name: String,
-    /// Its folder; `None` for a preset.
+    /// Its folder; `None` for a file or preset.
     pub(crate) folder: Option<PathBuf>,
+    /// The open file, if it is one.
+    pub(crate) file: Option<Arc<Gguf>>,
     /// Its config.
     pub(crate) config: Config,
     /// How its weights are to be stored in memory.
@@ -32,14 +35,19 @@ pub(crate) struct Opened {
 impl Opened {
     /// Finds a model and reads its config.
     pub(crate) fn new(name: &str) -> Result<Opened> {
-        let (folder, config) = match locate(name)? {
+        let (folder, file, config) = match locate(name)? {
             Located::Folder(folder) => {
                 let config = Config::load(&folder)?;
-                (Some(folder), config)
+                (Some(folder), None, config)
             }
-            Located::Preset(preset) => (None, preset.config(Family::Bitnet, None, None)),
+            Located::File(path) => {
+                let file = Gguf::open(&path)?;
+                let config = gguf::config::read_config(&file)?;
+                (None, Some(Arc::new(file)), config)
+            }
+            Located::Preset(preset) => (None, None, preset.config(Family::Bitnet, None, None)),
         };
-        Ok(Opened { name: name.into(), folder, config, formats: WeightArgs::default() })
+        Ok(Opened { name: name.into(), folder, file, config, formats: WeightArgs::default() })
     }
 
     /// The same with the formats that the command line asks for.
@@ -49,19 +57,26 @@ impl Opened {
 
     /// The folder; a preset has none.
     pub(crate) fn folder(&self) -> Result<&PathBuf> {
-        self.folder.as_ref().with_context(|| {
-            format!("`{}` is a preset: it has random weights and no tokenizer; name a model folder here", self.name)
+        self.folder.as_ref().with_context(|| match self.file {
+            Some(_) => format!("`{}` is a GGUF file; `tritter convert` makes a model folder of it", self.name),
+            None => {
+                format!("`{}` is a preset: it has random weights and no tokenizer; name a model folder here", self.name)
+            }
         })
     }
 
     /// The tokenizer of the folder, checked against the vocabulary.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
-        let tokenizer = Tokenizer::load(&self.folder()?.join("tokenizer.json"))?;
+        let tokenizer = match &self.file {
+            Some(file) => gguf::tokenizer::read_tokenizer(file)?
+                .with_context(|| format!("`{}` has no tokenizer in its metadata", self.name))?,
+            None => Tokenizer::load(&self.folder()?.join("tokenizer.json"))?,
+        };
         tokenizer.check_vocab(&self.config)?;
         Ok(tokenizer)
     }
 
-    /// Sampling defaults of the folder.
+    /// Sampling defaults of the folder; a GGUF file has none.
     pub(crate) fn generation(&self) -> Result<GenerationConfig> {
         Ok(match &self.folder {
             Some(folder) => GenerationConfig::load(folder)?,
@@ -69,8 +84,11 @@ impl Opened {
         })
     }
 
-    /// The weights: of the folder, checked against its config, or random ones of a preset.
+    /// The weights: of the folder or file, checked against its config, or random ones of a preset.
     pub(crate) fn source(&self) -> Result<Box<dyn Source>> {
+        if let Some(file) = &self.file {
+            return Ok(Box::new(gguf::source::FromGguf::new(file.clone(), &self.config)?));
+        }
         Ok(match &self.folder {
             Some(folder) => {
                 let checkpoint = Arc::new(Checkpoint::open(folder)?);

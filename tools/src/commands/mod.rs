@@ -5,6 +5,7 @@ mod bench_kernels;
 mod bench_train;
 mod bench_yardstick;
 mod check;
+mod convert;
 mod demo;
 mod devices;
 mod generate;
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pack(args) => pack::pack(global, &args),
         Command::Quantize(args) => quantize::run(global, &args),
         Command::Unpack(args) => pack::unpack(global, &args),
+        Command::Convert(args) => convert::run(global, &args),
         Command::Validate(args) => validate::run(global, &args),
     }
 }
