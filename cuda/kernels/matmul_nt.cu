@@ -4,7 +4,7 @@
 // 64x128 (16 bit, tensor cores) or 128x128, 64x64 (f32), rows of multiples of 16 bytes; `ragged`: any rows;
 // `few`: up to 16 rows of x (f32: 1 or 4); `sum`: adds what blocks that share a tile's depth have left.
 // matmul_nt_f32_<type of w>_<way> with w kept in 16 bits: gemv1, 4, 8: up to so many rows of x, rows of w of multiples
-// of 16 bytes (widened_gemv.cuh); tiled: any (widened_tile.cuh).
+// of 32 bytes (widened_gemv.cuh); tiled: any (widened_tile.cuh).
 //
 // With 16-bit types a window of columns begins at an even n0.
 #include "dense_few.cuh"

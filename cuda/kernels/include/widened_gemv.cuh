@@ -45,7 +45,7 @@ __device__ __forceinline__ u32 gemv_place(u32 block, u32 j) {
     return ((chunk / GEMV_LANES * BLOCKS + block % BLOCKS) * 4 + j) * GEMV_LANES + chunk % GEMV_LANES;
 }
 
-// Grid: blocks in x, shares of at most TOKENS rows of x in y. Rows of w are multiples of 16 bytes. Dynamic
+// Grid: blocks in x, shares of at most TOKENS rows of x in y. Rows of w are whole chunks. Dynamic
 // shared memory: for each row of x, k rounded up to a step of GEMV_LANES * BATCH chunks, in floats.
 template <typename Codec, u32 TOKENS>
 __device__ __forceinline__ void

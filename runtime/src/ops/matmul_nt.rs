@@ -271,7 +271,7 @@ impl Kernel for MatmulNt {
                 case.label += " f16";
                 case
             }));
-            cases.extend(half.into_iter().chain([(1, 1000, 264), (3, 37, 128), (8, 35, 320), (9, 70, 264)]).flat_map(|s| {
+            cases.extend(half.into_iter().chain([(1, 1000, 272), (1, 9, 264), (3, 37, 128), (8, 35, 320), (9, 70, 264)]).flat_map(|s| {
                 [DType::F16, DType::Bf16].map(|dtype| {
                     let mut case = case(s).dtype("w", dtype);
                     case.label += &format!(" with {dtype} weights");

@@ -30,9 +30,14 @@ fn row_bytes(dtype: DType, k: usize) -> usize {
     4 * k.next_multiple_of(step)
 }
 
-/// Are rows of `x` few, and are rows of `w` whole vectors?
+/// Are rows of `x` few, and are rows of `w` whole chunks, of which a thread reads 16, 32 or 48 bytes at a time?
 pub(super) fn takes_few(m: u32, k: u32, w: &Spec) -> bool {
-    m <= FEW && w.row_bytes().is_multiple_of(16) && row_bytes(w.dtype, k as usize) <= SHARED
+    let chunk = match w.dtype {
+        DType::I8 | DType::I4 => 16,
+        DType::I6 => 48,
+        _ => 32,
+    };
+    m <= FEW && w.row_bytes().is_multiple_of(chunk) && row_bytes(w.dtype, k as usize) <= SHARED
 }
 
 /// The product of few rows of `x` with `n` rows of `w`.
