@@ -54,7 +54,14 @@ impl MatmulNt {
 pub fn matmul_nt(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
     let (m, k, n) = (g.spec(x).rows(), g.spec(x).cols(), g.spec(w).rows());
     let x = g.view(x, [m, k])?;
-    g.apply(MatmulNt::whole(m as u32, n as u32, k as u32), &[x, w])
+    let op = MatmulNt::whole(m as u32, n as u32, k as u32);
+    if mixed(g.spec(x), g.spec(w)) {
+        // A weight in bf16 makes no activation bf16.
+        let y = g.activation([m, n], DType::F32);
+        g.record(op, &[x, w, y])?;
+        return Ok(y);
+    }
+    g.apply(op, &[x, w])
 }
 
 impl Kernel for MatmulNt {
