@@ -7,7 +7,6 @@
 //! it is used; errors name file, field and remedy.
 
 mod byte_level;
-mod chat_expression;
 mod json_fields;
 mod safetensors_header;
 

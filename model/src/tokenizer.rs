@@ -24,6 +24,20 @@ const EOS_NAMES: &[&str] = &["<|eos|>", "<|end_of_text|>", "<eos>", "</s>", "<|e
 /// Names under which files call the token that fills a batch.
 const PAD_NAMES: &[&str] = &["<|pad|>", "<pad>", "[PAD]"];
 
+/// The file of a chat template; it goes before `tokenizer_config.json`.
+const TEMPLATE: &str = "chat_template.jinja";
+
+/// The template of `chat_template`: a text, or the one called `default` of a list.
+fn default_template(field: &serde_json::Value) -> Option<&str> {
+    let named = |list: &'_ Vec<serde_json::Value>| {
+        list.iter().position(|entry| entry.get("name").and_then(|name| name.as_str()) == Some("default"))
+    };
+    match field.as_array() {
+        Some(list) => list.get(named(list)?)?.get("template")?.as_str(),
+        None => field.as_str(),
+    }
+}
+
 /// A loaded or trained tokenizer.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -40,7 +54,8 @@ struct Named {
     bos: Option<u32>,
     eos: Option<u32>,
     pad: Option<u32>,
-    chat_template: Option<String>,
+    /// The chat template and the file that it came from.
+    chat_template: Option<(PathBuf, String)>,
 }
 
 /// An encoded text with what tests look at.
@@ -63,6 +78,11 @@ impl Tokenizer {
         let config = file.with_file_name("tokenizer_config.json");
         if config.is_file() {
             tokenizer.read_names(&crate::error::read_json(&config)?);
+        }
+        let template = file.with_file_name(TEMPLATE);
+        if template.is_file() {
+            let text = std::fs::read_to_string(&template).map_err(Error::io(&template, "read"))?;
+            tokenizer.named.chat_template = Some((template, text));
         }
         Ok(tokenizer)
     }
@@ -107,7 +127,9 @@ impl Tokenizer {
             self.inner.token_to_id(name)
         };
         let (bos, eos, pad) = (id("bos_token"), id("eos_token"), id("pad_token"));
-        let chat_template = json.get("chat_template").and_then(|t| t.as_str()).map(str::to_owned);
+        let chat_template = json.get("chat_template").and_then(default_template);
+        let file = self.path.with_file_name("tokenizer_config.json");
+        let chat_template = chat_template.map(|text| (file, text.to_owned()));
         self.named = Named { bos, eos, pad, chat_template };
     }
 
@@ -256,18 +278,25 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// A conversation as the folder's chat template writes it; `prompt` asks
-    /// for the opening of the next answer. An error where there is no template
-    /// or one beyond [`crate::chat_template`].
+    /// Whether the folder has a chat template.
+    pub fn has_chat(&self) -> bool {
+        self.named.chat_template.is_some()
+    }
+
+    /// A conversation as the folder's chat template writes it; `prompt` asks for the opening of the next
+    /// answer. An error where there is no template, or where it objects to the conversation.
     pub fn render_chat(&self, messages: &[Message], prompt: bool) -> Result<String> {
-        let file = self.path.with_file_name("tokenizer_config.json");
-        let template = self
-            .named
-            .chat_template
-            .as_deref()
-            .ok_or_else(|| Error::tokenizer(&file, "`chat_template` is missing; give the text as it is to be"))?;
-        render(template, messages, prompt)
-            .map_err(|problem| Error::tokenizer(&file, format!("`chat_template`: {problem}")))
+        let Some((file, template)) = &self.named.chat_template else {
+            let file = self.path.with_file_name("tokenizer_config.json");
+            let problem =
+                format!("`chat_template` is missing, and there is no {TEMPLATE}; use `generate` without --chat");
+            return Err(Error::tokenizer(&file, problem));
+        };
+        let tokens = [("bos_token", self.bos_id()), ("eos_token", self.eos_id()), ("pad_token", self.pad_id())];
+        let spell = |(name, id): (&'static str, Option<u32>)| Some((name, self.token(id?)?));
+        let names: Vec<(&str, String)> = tokens.into_iter().filter_map(spell).collect();
+        render(template, messages, prompt, &names)
+            .map_err(|problem| Error::tokenizer(file, format!("`chat_template`: {problem}")))
     }
 
     pub(crate) fn byte_alphabet(&self) -> Option<&ByteAlphabet> {
