@@ -24,24 +24,29 @@ pub struct Draw {
     pub temperature: f32,
     /// Keeps this many most likely tokens; 0 keeps all.
     pub top_k: u32,
+    /// Keeps the fewest most likely tokens that reach this probability; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
     /// Seed of the device's generator.
     pub seed: u32,
 }
 
 impl Draw {
     /// The most likely token.
-    pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 0, seed: 0 };
+    pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
 
-    /// The draw of these settings, if the device has it: top-p, min-p and penalties it has not.
+    /// The draw of these settings, if the device has it: a penalty on all tokens before is the host's, for
+    /// a device remembers only the last ones.
     pub fn of(sampling: &Sampling, seed: u64) -> Option<Draw> {
-        let plain = sampling.top_p >= 1.0 && sampling.min_p <= 0.0 && sampling.repeat_penalty == 1.0;
-        let top_k = u32::try_from(sampling.top_k).unwrap_or(0);
-        plain.then_some(Draw { temperature: sampling.temperature, top_k, seed: (seed ^ (seed >> 32)) as u32 })
+        let Sampling { temperature, top_k, top_p, min_p, repeat_penalty } = *sampling;
+        let (top_k, seed) = (u32::try_from(top_k).unwrap_or(0), (seed ^ (seed >> 32)) as u32);
+        (repeat_penalty == 1.0).then_some(Draw { temperature, top_k, top_p, min_p, seed })
     }
 
     fn control(&self) -> [f32; CONTROL] {
         let mut control = [0.0; CONTROL];
-        control[..2].copy_from_slice(&[self.temperature, self.top_k as f32]);
+        control[..5].copy_from_slice(&[self.temperature, self.top_k as f32, self.top_p, self.min_p, 1.0]);
         control
     }
 }

@@ -24,7 +24,7 @@ fn small(seed: u64) -> Model {
     (config.hidden_size, config.intermediate_size, config.num_layers) = (72, 136, 2);
     (config.num_heads, config.num_kv_heads, config.head_dim) = (6, 2, 12);
     let model = Model::new(&config, Form::Run, 96);
-    model.load(&cpu::open(), &mut FromSeed::new(&config, seed)).unwrap();
+    model.load(&cpu::open(), &FromSeed::new(&config, seed)).unwrap();
     model
 }
 
@@ -60,9 +60,10 @@ fn alone(model: &Model, jobs: &[Job]) -> Vec<Generated> {
     jobs.iter().map(run).flat_map(|result| result.unwrap().0).collect()
 }
 
-fn kinds() -> [Sampling; 3] {
+fn kinds() -> [Sampling; 4] {
     let warm = Sampling { temperature: 0.9, top_k: 20, ..Sampling::GREEDY };
-    [Sampling::GREEDY, warm, Sampling { top_p: 0.9, min_p: 0.01, repeat_penalty: 1.1, ..warm }]
+    let narrow = Sampling { top_p: 0.9, min_p: 0.01, ..warm };
+    [Sampling::GREEDY, warm, narrow, Sampling { repeat_penalty: 1.1, ..narrow }]
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn golden(name: &str) -> (Model, Vec<(Vec<u32>, Vec<u32>)>) {
     };
     let model = Model::new(&config, Form::Run, 96);
     let quantization = config.quantization;
-    model.load(&cpu::open(), &mut FromCheckpoint { checkpoint: &checkpoint, quantization }).unwrap();
+    model.load(&cpu::open(), &FromCheckpoint { checkpoint: &checkpoint, quantization }).unwrap();
     (model, rows("gen_prompt").into_iter().zip(rows("gen_ids")).collect())
 }
 
@@ -261,4 +262,26 @@ fn what_a_session_has_no_room_for_is_refused() {
     let mut generator = Generator { draft: 4, ..Generator::new(&mut session, &tokenizer) };
     let job = Job { ids: vec![1], cached: 0, max_tokens: 3, sampling: Sampling::GREEDY, seed: 0 };
     assert!(generator.run(&[job], &mut |_, _| {}).is_err(), "drafts in a session of two sequences");
+}
+
+/// Recording and planning must not delay the first token: a model of 30 layers with every size of step.
+/// No time is asserted; `--nocapture` shows it.
+#[test]
+fn all_programs_of_a_deep_model_are_planned() {
+    let config = preset("bitnet-2b4t").unwrap().config(Family::Bitnet, None, None);
+    let model = Model::new(&config, Form::Run, 4096);
+    let plan = |rows| {
+        let start = std::time::Instant::now();
+        let layout = Layout { capacity: 4096, sequences: 1, rows, cache: DType::F32 };
+        let plan = SessionPlan::with(&model, layout).unwrap();
+        println!("steps of up to {rows} rows: recorded and planned in {:?}", start.elapsed());
+        plan
+    };
+    let (one, many) = (plan(1), plan(16));
+    assert_eq!((one.weights(), one.cache()), (many.weights(), many.cache()));
+    assert!(one.total() < many.total() && many.total() - one.total() < 1 << 26, "{} {}", one.total(), many.total());
+    // A step reads every weight once, of the tied embedding all, and the keys and values of what it sees.
+    let row = 2 * 4 * config.num_layers * config.num_kv_heads * config.head_dim;
+    assert_eq!(one.step_bytes(100.0) - one.step_bytes(0.0), 100.0 * row as f64);
+    assert!(one.step_bytes(0.0) <= one.weights() as f64 && one.step_bytes(0.0) > 0.99 * one.weights() as f64);
 }

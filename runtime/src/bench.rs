@@ -166,12 +166,17 @@ pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
     Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost, narrow })
 }
 
+/// Measures the bytes that a large copy reads and writes per second, for about `seconds`.
+pub fn copy_peak(device: &Device, seconds: f64) -> Result<f64> {
+    let rows = if device.caps().software { 4096 } else { 16 * 1024 };
+    let copy = Case::new("copy peak", crate::ops::copy::Copy { m: rows, k: 2048 });
+    Ok(measure(device, &copy, seconds)?.bandwidth())
+}
+
 /// Measures the peaks of a device for about `seconds` each.
 pub fn peaks(device: &Device, seconds: f64) -> Result<Peaks> {
-    use crate::ops::{copy::Copy, matmul_nt::MatmulNt};
-    let rows = if device.caps().software { 4096 } else { 16 * 1024 };
-    let copy = Case::new("copy peak", Copy { m: rows, k: 2048 });
-    let copy = measure(device, &copy, seconds)?;
+    use crate::ops::matmul_nt::MatmulNt;
+    let copy = copy_peak(device, seconds)?;
     let side = match (device.caps().software, device.caps().discrete) {
         (true, _) => 512,
         (_, true) => 4096,
@@ -182,5 +187,5 @@ pub fn peaks(device: &Device, seconds: f64) -> Result<Peaks> {
     let half = ["x", "w", "y"].into_iter().fold(square(side), |case, operand| case.dtype(operand, DType::Bf16));
     let arithmetic = product.arithmetic();
     let narrow = if native(device, &half) { measure(device, &half, seconds)?.arithmetic() } else { arithmetic };
-    Ok(Peaks { copy: copy.bandwidth(), arithmetic, narrow })
+    Ok(Peaks { copy, arithmetic, narrow })
 }

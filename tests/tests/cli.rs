@@ -96,6 +96,7 @@ fn help_of_every_command_describes_it() {
         "demo",
         "train",
         "generate",
+        "chat",
         "tokenizer",
         "tokenizer train",
         "tokenizer encode",
@@ -118,7 +119,7 @@ fn help_of_every_command_describes_it() {
         let first = help.lines().next().unwrap_or_default();
         assert!(first.len() > 8 && !first.starts_with("Usage"), "{command}: no description: {help}");
         assert!(help.contains("Usage: tritter") && help.contains("--device"), "{command}: {help}");
-        if ["", "demo", "train", "generate", "plan"].contains(&command) {
+        if ["", "demo", "train", "generate", "chat", "plan"].contains(&command) {
             let (_, example) = help.split_once("Example").unwrap_or_else(|| panic!("{command}: no example: {help}"));
             assert!(example.contains(format!("tritter {command}").trim_end()), "{command}: {help}");
         }
@@ -467,4 +468,129 @@ fn prompts_come_from_standard_input_too() {
     one_error(&["generate (from standard input)"], &bad, &["standard input", "UTF-8"]);
     let plain = succeeds(&["generate", run, "The river", "-n", "2", "--ignore-eos"]);
     assert!(plain.starts_with(b"The river") && plain.ends_with(b"\n"));
+}
+
+#[test]
+fn several_prompts_give_what_each_gives_alone() {
+    let run = name(&made().run);
+    let choice = ["-n", "12", "--ignore-eos", "--temperature", "0.8", "--seed", "4"];
+    let alone = |prompt: &str| json(&[&["generate", run, prompt], &choice[..]].concat(), &["finish"])["ids"].clone();
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("prompts.txt");
+    fs::write(&file, "The stones\n\nOnce more\n").unwrap();
+    let several = ["generate", run, "The river", "--prompt", "A", "--prompts", name(&file)];
+    for batch in ["1", "3", "16"] {
+        let report = json(&[&several[..], &["--batch", batch], &choice[..]].concat(), &["outputs", "seed"]);
+        let outputs = report["outputs"].as_array().unwrap();
+        assert_eq!(outputs.len(), 4);
+        for (output, prompt) in outputs.iter().zip(["The river", "A", "The stones", "Once more"]) {
+            assert_eq!(output["prompt"], prompt);
+            assert_eq!(output["ids"], alone(prompt), "{prompt} in batches of {batch}");
+        }
+    }
+    fails(&["generate", run, "--prompts", name(&folder.path().join("none"))], folder.path(), &["none", "prompts"]);
+    fs::write(&file, "\n").unwrap();
+    fails(&["generate", run, "--prompts", name(&file)], folder.path(), &["prompts.txt", "no prompts"]);
+    fails(&["generate", run, "a", "--batch", "0"], folder.path(), &["--batch"]);
+}
+
+#[test]
+fn generation_stops_and_says_what_it_took() {
+    let run = name(&made().run);
+    let choice = ["-n", "40", "--ignore-eos", "--temperature", "0"];
+    let of =
+        |more: &[&str], fields: &[&str]| json(&[&["generate", run, "The river"], &choice[..], more].concat(), fields);
+    let whole = of(&[], &["text"]);
+    assert_eq!(whole["finish"], "length");
+    let letters: Vec<char> = whole["text"].as_str().unwrap().chars().collect();
+    let stop: String = letters[letters.len() / 2..].iter().take(4).collect();
+    let stopped = of(&["--stop", &stop, "--stop", "\u{1}"], &["text"]);
+    assert_eq!(stopped["finish"], "stop");
+    assert_eq!(stopped["text"].as_str(), whole["text"].as_str().unwrap().split(&stop).next());
+    let drafted = of(&["--speculate", "5", "--stats"], &["stats"]);
+    assert_eq!(drafted["ids"], whole["ids"]);
+    let stats = &drafted["stats"];
+    let number = |field: &str| stats[field].as_f64().unwrap_or_else(|| panic!("{field} in {stats}"));
+    for field in
+        ["time_to_first_token_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "bytes_per_token"]
+    {
+        assert!(number(field) > 0.0, "{field}");
+    }
+    assert!(number("tokens_per_step") >= 1.0 && number("bandwidth_share") > 0.0 && number("steps") <= 39.0);
+    let here = tempdir().unwrap();
+    fails(&["generate", run, "a", "--speculate", "3", "--temperature", "1"], here.path(), &["--temperature 0"]);
+    fails(&["generate", run, "a", "--speculate", "3", "--batch", "2"], here.path(), &["--batch"]);
+}
+
+/// A run with a chat template.
+fn with_template(template: &str) -> TempDir {
+    let folder = copy(&made().run);
+    let (file, tokens) = (folder.path().join("chat_template.jinja"), folder.path().join("generation_config.json"));
+    fs::write(file, template).unwrap();
+    fs::write(tokens, "{\"do_sample\": false}").unwrap();
+    folder
+}
+
+const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content.strip() }}
+{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
+
+#[test]
+fn a_chat_feeds_only_what_is_new() {
+    let folder = with_template(TEMPLATE);
+    let arguments = ["chat", name(folder.path()), "-n", "6", "--system", "Be brief.", "--json"];
+    let said = "The river\nover \\\nthe stones\n\n/reset\nThe river\n/quit\nnot said\n";
+    let output = fed(&arguments, said.as_bytes());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = object(&output.stdout);
+    let turns = report["turns"].as_array().unwrap();
+    let number = |turn: usize, field: &str| turns[turn][field].as_u64().unwrap();
+    assert_eq!(turns.len(), 3);
+    assert_eq!(turns[1]["user"], "over \nthe stones");
+    assert_eq!(number(0, "fed_tokens"), number(0, "context_tokens"));
+    assert!(number(1, "context_tokens") > number(0, "context_tokens"));
+    assert!(number(1, "fed_tokens") < number(1, "context_tokens") - number(0, "context_tokens") + 4, "{report:?}");
+    assert_eq!((&turns[2]["text"], number(2, "context_tokens")), (&turns[0]["text"], number(0, "context_tokens")));
+    assert!(number(2, "fed_tokens") < number(0, "fed_tokens"), "the system prompt stays in the cache: {report:?}");
+    // The second turn says what the whole conversation says in one prompt.
+    let plain = fed(&arguments[..6], b"The river\n");
+    assert_eq!(String::from_utf8_lossy(&plain.stdout), format!("{}\n", turns[0]["text"].as_str().unwrap()));
+    let once = ["generate", name(folder.path()), "The river", "--chat", "--system", "Be brief.", "-n", "6"];
+    assert_eq!(json(&once, &[])["text"], turns[0]["text"]);
+}
+
+#[test]
+fn chats_that_cannot_be() {
+    let run = &made().run;
+    fails(&["chat", name(run)], run, &["chat_template"]);
+    fails(&["generate", name(run), "a", "--chat"], run, &["chat_template"]);
+    let folder = with_template("{{ raise_exception('no chats here') }}");
+    let output = fed(&["chat", name(folder.path())], b"a\n");
+    one_error(&["chat"], &output, &["chat_template.jinja", "no chats here"]);
+    let folder = with_template(TEMPLATE);
+    let long = format!("{}\nThe\n", "river ".repeat(200));
+    let output = fed(&["chat", name(folder.path()), "--context", "64", "-n", "2", "--json"], long.as_bytes());
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("--context"));
+    assert_eq!(object(&output.stdout)["turns"].as_array().unwrap().len(), 1, "what does not fit is not said");
+}
+
+#[test]
+fn decoding_is_measured_as_stated() {
+    let fields = [
+        "device",
+        "model",
+        "threads",
+        "prefill",
+        "decode",
+        "bytes_per_token",
+        "bandwidth_gb_s",
+        "bandwidth_share",
+        "dot_peak_tops",
+        "dot_share",
+    ];
+    let size = ["--prompt", "20,40", "--tokens", "8", "--repeats", "2", "--vocab", "320"];
+    let report = json(&[&["bench", "decode", "test"], &size[..]].concat(), &fields);
+    assert!(report["prefill"]["20"].as_f64() > Some(0.0) && report["prefill"]["40"].as_f64() > Some(0.0));
+    assert!(report["decode"].as_f64() > Some(0.0) && report["bandwidth_share"].as_f64() > Some(0.0));
+    let weights = report["planned_bytes"].as_f64().unwrap();
+    assert!((0.1 * weights..weights).contains(&report["bytes_per_token"].as_f64().unwrap()), "{report:?}");
 }

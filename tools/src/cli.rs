@@ -48,8 +48,15 @@ pub(crate) enum Command {
     /// Generate text
     #[command(after_help = "Examples:
   tritter generate run \"Once\" -n 200 --temperature 0.8 --top-k 40 --seed 7
-  echo Once | tritter generate run")]
+  echo Once | tritter generate run
+  tritter generate run --prompt Once --prompt \"The river\" --stop \"\\n\" --stats")]
     Generate(Generate),
+    /// Talk to a model in its chat template
+    #[command(after_help = "Lines go to the model; one that ends with \\ goes on in the next. /reset forgets the \
+conversation, /quit ends it.
+
+Example:\n  tritter chat run --system \"Answer briefly.\"")]
+    Chat(Chat),
     /// Train a tokenizer, or encode and decode with one
     #[command(subcommand)]
     Tokenizer(Tokenizer),
@@ -249,13 +256,47 @@ pub(crate) struct Generate {
     /// Model folder, or a Hub id that is in the local cache
     pub(crate) model: String,
     /// Text to continue [default: standard input]
-    pub(crate) prompt: Option<String>,
+    #[arg(value_name = "PROMPT")]
+    pub(crate) text: Option<String>,
+    /// One more text to continue; may be repeated
+    #[arg(long = "prompt", value_name = "TEXT")]
+    pub(crate) more: Vec<String>,
+    /// File with a text to continue in each line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Texts that decode together [default: all, up to 16]
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<usize>,
     /// Tokens to generate at most
     #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
     pub(crate) max_tokens: usize,
-    /// Positions of the cache [default: prompt and --max-tokens]
+    /// Positions of the cache for each text [default: prompt and --max-tokens]
     #[arg(short, long, value_name = "N")]
     pub(crate) context: Option<usize>,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// Go on after an end-of-text token
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+    /// Let the texts be what a user says, in the model's chat template, and print the answers alone
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// Say this first in the chat
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+    /// Let N tokens be proposed by what followed the last ones earlier in the text, and verified in one
+    /// step; the text is that of greedy choice. 0 is off
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) speculate: usize,
+    /// Print times, tokens per second, bytes read per token and their share of the bandwidth, which is
+    /// measured after the text
+    #[arg(long)]
+    pub(crate) stats: bool,
+}
+
+/// How tokens are chosen, and when to stop.
+#[derive(Args, Debug)]
+pub(crate) struct Choice {
     /// 0 is greedy [default: of generation_config.json]
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
@@ -271,17 +312,34 @@ pub(crate) struct Generate {
     /// Divide the logits of tokens seen by this
     #[arg(long, value_name = "X")]
     pub(crate) repeat_penalty: Option<f32>,
-    /// Seed of sampling [default: of the clock; it is printed]
+    /// Seed of sampling, which reproduces a text on one device [default: of the clock; it is printed]
     #[arg(short, long)]
     pub(crate) seed: Option<u64>,
+    /// End a text before this string; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
     /// Cache in f16 instead of f32
     #[arg(long)]
     pub(crate) cache_f16: bool,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
-    /// Go on after an end-of-text token
-    #[arg(long)]
-    pub(crate) ignore_eos: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Chat {
+    /// Model folder with a chat template, or a Hub id that is in the local cache
+    pub(crate) model: String,
+    /// Say this before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Tokens of an answer at most
+    #[arg(short = 'n', long, default_value_t = 1024, value_name = "N")]
+    pub(crate) max_tokens: usize,
+    /// Positions of the cache: tokens of the whole conversation [default: those of the model, up to 4096]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    #[command(flatten)]
+    pub(crate) choice: Choice,
 }
 
 #[derive(Subcommand, Debug)]
@@ -354,12 +412,15 @@ pub(crate) enum Bench {
     Decode {
         /// Model folder or preset (random weights)
         model: String,
-        /// Tokens of the prompt
-        #[arg(long, default_value_t = 64)]
-        prompt: usize,
-        /// Tokens to decode
-        #[arg(short = 'n', long, default_value_t = 64)]
+        /// Prompts whose prefill is timed, in tokens
+        #[arg(long, value_delimiter = ',', default_value = "128,512", value_name = "N,N")]
+        prompt: Vec<usize>,
+        /// Tokens to decode, from an empty cache
+        #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
         tokens: usize,
+        /// Times that each is run; medians are printed
+        #[arg(long, default_value_t = 5, value_name = "N")]
+        repeats: usize,
         /// Vocabulary of a preset
         #[arg(long)]
         vocab: Option<usize>,

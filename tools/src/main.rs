@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod open;
 mod output;
+mod peaks;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,134 +1,239 @@
-//! `tritter bench decode`: tokens per second of prefill and of single steps.
+//! `tritter bench decode`: tokens per second of prefill and of decoding, and their shares of what the
+//! device was just seen to reach.
+//!
+//! As llama-bench counts: a prompt is fed into an empty cache; tokens are decoded one by one from an empty
+//! cache, greedily; each is run once to warm up and then repeated, and the medians are given.
 
 use crate::cli::{Global, WeightArgs};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
+use crate::peaks;
 use anyhow::{Result, bail};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::time::Instant;
-use tritter_model::session::SessionPlan;
+use tritter_model::session::{Session, SessionPlan};
 use tritter_runtime::DType;
 use tritter_runtime::error::bytes;
+use tritter_runtime::random::Random;
+
+/// What is to be measured.
+pub(crate) struct Job {
+    /// Model folder or preset.
+    pub(crate) model: String,
+    /// Lengths of prompts.
+    pub(crate) prompt: Vec<usize>,
+    /// Tokens to decode.
+    pub(crate) tokens: usize,
+    /// Repeats.
+    pub(crate) repeats: usize,
+    /// Vocabulary of a preset.
+    pub(crate) vocab: Option<usize>,
+    /// How weights are stored.
+    pub(crate) formats: WeightArgs,
+}
 
 #[derive(Serialize)]
 struct Report {
     model: String,
     device: String,
     threads: usize,
+    /// Median tokens per second by length of the prompt.
+    prefill: Map<String, Value>,
+    /// Median tokens per second.
+    decode: f64,
+    /// Weights and cache that a step reads, at the mean position.
+    bytes_per_token: f64,
+    bandwidth_gb_s: f64,
+    bandwidth_share: f64,
+    dot_peak_tops: Option<f64>,
+    dot_share: Option<f64>,
+    /// Least and most of the repeats.
+    prefill_spread: Map<String, Value>,
+    decode_spread: [f64; 2],
+    repeats: usize,
+    decoded_tokens: usize,
     load_seconds: f64,
     first_token_seconds: f64,
-    prompt_tokens: usize,
-    prefill_tokens_per_second: f64,
-    decoded_tokens: usize,
-    decode_tokens_per_second: f64,
     decode_ms_median: f64,
-    /// Weights read per token over the median step.
-    decode_gb_per_second: f64,
     dispatches_per_step: usize,
     encode_and_submit_us_median: f64,
     planned_bytes: u64,
     used_bytes: u64,
 }
 
-pub(crate) fn run(
-    global: &Global,
-    model: &str,
-    prompt: usize,
-    tokens: usize,
-    vocab: Option<usize>,
-    formats: WeightArgs,
-) -> Result<ExitCode> {
-    if prompt == 0 || tokens == 0 {
-        bail!("--prompt and --tokens must be at least 1");
+pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
+    if job.prompt.is_empty() || job.prompt.contains(&0) || job.tokens == 0 || job.repeats == 0 {
+        bail!("--prompt, --tokens and --repeats must be at least 1");
     }
     let start = Instant::now();
-    let mut opened = Opened::new(model)?.with(formats);
-    if let (None, Some(vocab)) = (&opened.folder, vocab) {
+    let mut opened = Opened::new(&job.model)?.with(job.formats);
+    if let (None, Some(vocab)) = (&opened.folder, job.vocab) {
         opened.config.vocab_size = vocab;
         opened.config.validate()?;
     }
     let device = device::open(global)?;
-    let capacity = prompt + tokens + 1;
+    let capacity = job.prompt.iter().copied().fold(job.tokens, usize::max);
     let loaded = opened.load(&device, capacity)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let plan = SessionPlan::new(&loaded, capacity, DType::F32)?;
     let planned = plan.total();
-    let streamed = plan.weights();
+    let bytes_per_token = plan.step_bytes((job.tokens as f64 + 1.0) / 2.0);
     let mut session = plan.open(&device)?;
-    let ids: Vec<u32> = (0..prompt).map(|i| (i * 7919 % opened.config.vocab_size) as u32).collect();
-    session.prefill(&ids)?;
-    session.token()?.wait()?;
+    let mut random = Random::new(1);
+    let vocab = opened.config.vocab_size as u64;
+    let ids: Vec<u32> = (0..capacity).map(|_| random.below(vocab) as u32).collect();
+    prefill(&mut session, &ids[..job.prompt[0]])?;
     let first_token_seconds = start.elapsed().as_secs_f64();
-    session.reset();
-    let begin = Instant::now();
-    session.prefill(&ids)?;
-    session.token()?.wait()?;
-    let prefill = begin.elapsed().as_secs_f64();
-    let (mut steps, mut submits) = (Vec::new(), Vec::new());
-    for _ in 0..tokens {
-        let begin = Instant::now();
-        session.step()?;
-        submits.push(begin.elapsed().as_secs_f64());
-        session.token()?.wait()?;
-        steps.push(begin.elapsed().as_secs_f64());
+    let peaks = peaks::measure(&device)?;
+
+    let (mut medians, mut spreads, mut longest) = (Map::new(), Map::new(), (0, 0.0));
+    for &length in &job.prompt {
+        let rates = repeated(job.repeats, || Ok(length as f64 / prefill(&mut session, &ids[..length])?))?;
+        let rate = median(rates.clone());
+        if length > longest.0 {
+            longest = (length, rate);
+        }
+        medians.insert(length.to_string(), rate.into());
+        spreads.insert(length.to_string(), spread(&rates).to_vec().into());
     }
-    let decode: f64 = steps.iter().sum();
-    let median = median(steps);
+    let mut steps = Vec::new();
+    let decoding = || {
+        let times = decode(&mut session, ids[0], job.tokens)?;
+        steps.extend_from_slice(&times);
+        Ok(job.tokens as f64 / times.iter().sum::<f64>())
+    };
+    let rates = repeated(job.repeats, decoding)?;
+    let rate = median(rates.clone());
+    let ternary = opened.config.parameters().ternary as f64;
+    let dots = longest.1 * 2.0 * ternary / 1e12;
     let report = Report {
-        model: model.into(),
+        model: job.model.clone(),
         device: device.label(),
         threads: device.caps().threads,
+        prefill: medians,
+        decode: rate,
+        bytes_per_token,
+        bandwidth_gb_s: peaks.bandwidth_gb_s,
+        bandwidth_share: rate * bytes_per_token / 1e9 / peaks.bandwidth_gb_s,
+        dot_peak_tops: peaks.dot_tops,
+        dot_share: peaks.dot_tops.filter(|_| ternary > 0.0).map(|peak| dots / peak),
+        prefill_spread: spreads,
+        decode_spread: spread(&rates),
+        repeats: job.repeats,
+        decoded_tokens: job.tokens,
         load_seconds,
         first_token_seconds,
-        prompt_tokens: prompt,
-        prefill_tokens_per_second: prompt as f64 / prefill,
-        decoded_tokens: tokens,
-        decode_tokens_per_second: tokens as f64 / decode,
-        decode_ms_median: median * 1e3,
-        decode_gb_per_second: streamed as f64 / median / 1e9,
+        decode_ms_median: median(steps) * 1e3,
         dispatches_per_step: session.step_dispatches(),
-        encode_and_submit_us_median: self::median(submits) * 1e6,
+        encode_and_submit_us_median: submitting(&mut session, ids[0], job.tokens.min(32))? * 1e6,
         planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
     };
     if global.json {
         output::json(&report)?
     } else {
-        output::print(&text(&report))?
+        output::print(&text(&report, peaks.dot_name))?
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Median of times.
-pub(crate) fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(0.0)
+/// Runs once to warm up, then as often as asked.
+fn repeated(repeats: usize, mut once: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
+    once()?;
+    (0..repeats).map(|_| once()).collect()
 }
 
-fn text(r: &Report) -> String {
-    format!(
-        "{} on {}, {} threads\n\
-         loaded in {:.2} s, first token {:.2} s after start\n\
-         prefill  {:8.1} tokens/s ({} tokens)\n\
-         decode   {:8.1} tokens/s ({} tokens, median {:.2} ms a token, {:.1} GB/s of weights)\n\
-         a step   {} dispatches, {:.0} us until it is submitted\n\
-         memory   {} planned, {} in use\n",
-        r.model,
-        r.device,
-        r.threads,
+/// Seconds until the token after a prompt is here.
+fn prefill(session: &mut Session, ids: &[u32]) -> Result<f64> {
+    session.reset();
+    let begin = Instant::now();
+    session.prefill(ids)?;
+    session.token()?.wait()?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+/// Seconds from token to token. Where runs are queued, a step is put into the queue before the token of
+/// the one before it is read, as `generate` does.
+fn decode(session: &mut Session, first: u32, tokens: usize) -> Result<Vec<f64>> {
+    session.reset();
+    session.put(first)?;
+    let (mut times, mut under_way) = (Vec::new(), None);
+    let mut begin = Instant::now();
+    for i in 0..tokens {
+        if under_way.is_none() {
+            session.step()?;
+            under_way = Some(session.token()?);
+        }
+        let mut next = None;
+        if session.queues() && i + 1 < tokens {
+            session.step()?;
+            next = Some(session.token()?);
+        }
+        if let Some(token) = std::mem::replace(&mut under_way, next) {
+            token.wait()?;
+        }
+        times.push(begin.elapsed().as_secs_f64());
+        begin = Instant::now();
+    }
+    Ok(times)
+}
+
+/// Median seconds until a step is in the queue; where nothing is queued, until it is done.
+fn submitting(session: &mut Session, first: u32, tokens: usize) -> Result<f64> {
+    session.reset();
+    session.put(first)?;
+    let mut times = Vec::new();
+    for _ in 0..tokens {
+        let begin = Instant::now();
+        session.step()?;
+        times.push(begin.elapsed().as_secs_f64());
+        session.token()?.wait()?;
+    }
+    Ok(median(times))
+}
+
+/// Median of values.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+fn spread(values: &[f64]) -> [f64; 2] {
+    let of = |f: fn(f64, f64) -> f64| values.iter().copied().reduce(f).unwrap_or(0.0);
+    [of(f64::min), of(f64::max)]
+}
+
+fn text(r: &Report, dot: Option<&str>) -> String {
+    let mut rows = Vec::new();
+    let between = |spread: [f64; 2]| format!("{:.1} to {:.1}", spread[0], spread[1]);
+    for (length, rate) in &r.prefill {
+        let at = |i: usize| r.prefill_spread.get(length).and_then(|s| s.get(i)?.as_f64()).unwrap_or(0.0);
+        let rate = format!("{:.1}", rate.as_f64().unwrap_or(0.0));
+        rows.push(vec![format!("prefill {length}"), rate, between([at(0), at(1)])]);
+    }
+    rows.push(vec![format!("decode {}", r.decoded_tokens), format!("{:.1}", r.decode), between(r.decode_spread)]);
+    let mut text = format!("{} on {}, {} threads, {} repeats\n", r.model, r.device, r.threads, r.repeats);
+    text += &output::table(&["", "tokens/s", "spread"], &rows);
+    text += &format!(
+        "bandwidth  {:.0} % of {:.1} GB/s: {:.1} MB read per token\n",
+        100.0 * r.bandwidth_share,
+        r.bandwidth_gb_s,
+        r.bytes_per_token / 1e6
+    );
+    if let (Some(share), Some(peak)) = (r.dot_share, r.dot_peak_tops) {
+        text += &format!("int8 dot   {:.0} % of {peak:.2} Top/s ({})\n", 100.0 * share, dot.unwrap_or("as measured"));
+    }
+    text += &format!(
+        "loaded in {:.2} s, first token {:.2} s after start; a step is {} dispatches, median {:.2} ms; memory {} planned, {} in use\n",
         r.load_seconds,
         r.first_token_seconds,
-        r.prefill_tokens_per_second,
-        r.prompt_tokens,
-        r.decode_tokens_per_second,
-        r.decoded_tokens,
-        r.decode_ms_median,
-        r.decode_gb_per_second,
         r.dispatches_per_step,
-        r.encode_and_submit_us_median,
+        r.decode_ms_median,
         bytes(r.planned_bytes),
         bytes(r.used_bytes)
-    )
+    );
+    text
 }

@@ -4,6 +4,7 @@ mod bench_decode;
 mod bench_kernels;
 mod bench_train;
 mod bench_yardstick;
+mod chat;
 mod check;
 mod convert;
 mod demo;
@@ -28,13 +29,14 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Demo(args) => demo::run(global, &args),
         Command::Train(args) => train::run(global, &args),
         Command::Generate(args) => generate::run(global, &args),
+        Command::Chat(args) => chat::run(global, &args),
         Command::Tokenizer(args) => tokenizer::run(global, &args),
         Command::Devices => devices::run(global),
         Command::Check(args) => check::run(global, &args),
         Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
         Command::Bench(Bench::Yardstick { seconds }) => bench_yardstick::run(global, seconds),
-        Command::Bench(Bench::Decode { model, prompt, tokens, vocab, formats }) => {
-            bench_decode::run(global, &model, prompt, tokens, vocab, formats)
+        Command::Bench(Bench::Decode { model, prompt, tokens, repeats, vocab, formats }) => {
+            bench_decode::run(global, &bench_decode::Job { model, prompt, tokens, repeats, vocab, formats })
         }
         Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision }) => {
             bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })

@@ -1,0 +1,203 @@
+//! `tritter chat`: a conversation in the model's own template.
+//!
+//! The whole conversation is rendered anew each turn and compared with what the cache holds, so only what
+//! is new is fed, whatever the template does with earlier turns.
+
+use crate::cli::{Chat, Global};
+use crate::commands::generate::{cache, ends, sampling, spell};
+use crate::device;
+use crate::open::Opened;
+use crate::output;
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::io::{BufRead, IsTerminal};
+use std::process::ExitCode;
+use tritter_model::chat_template::Message;
+use tritter_model::generator::{Generated, Generator, Job, Took};
+use tritter_model::host_sampling::Sampling;
+use tritter_model::session::{Session, SessionPlan};
+use tritter_model::tokenizer::Tokenizer;
+
+/// Positions of the cache if nothing else is said and the model has as many.
+const CONTEXT: usize = 4096;
+
+/// A question and its answer.
+#[derive(Serialize)]
+struct Turn {
+    user: String,
+    text: String,
+    finish: &'static str,
+    /// Tokens of the conversation up to the answer, and those of them that had to be fed.
+    context_tokens: usize,
+    fed_tokens: usize,
+    generated_tokens: usize,
+}
+
+/// What `--json` prints at the end.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    device: String,
+    seed: u64,
+    turns: Vec<Turn>,
+}
+
+pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
+    let opened = Opened::new(&args.model)?.with(args.choice.formats);
+    let tokenizer = opened.tokenizer()?;
+    let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+    if !tokenizer.has_chat() {
+        // Says what is missing, and where.
+        tokenizer.render_chat(&system, true)?;
+    }
+    let limit = opened.config.max_positions;
+    let capacity = args.context.unwrap_or(CONTEXT.min(limit));
+    if capacity > limit || capacity == 0 {
+        bail!("--context {capacity}: this model has positions 1 to {limit}");
+    }
+    let sampling = sampling(&opened, &args.choice)?;
+    let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
+    let mut ends = ends(&opened)?;
+    ends.extend(tokenizer.eos_id());
+    let device = device::open(global)?;
+    let model = opened.load(&device, capacity)?;
+    let mut session = SessionPlan::new(&model, capacity, cache(&args.choice))?.open(&device)?;
+    if sampling.temperature > 0.0 {
+        eprintln!("seed: {seed}");
+    }
+    let mut talk = Talk {
+        args,
+        tokenizer: &tokenizer,
+        session: &mut session,
+        ends,
+        sampling,
+        seed,
+        show: !global.json,
+        messages: system.clone(),
+        cached: Vec::new(),
+    };
+    let mut turns = Vec::new();
+    let mut lines = Lines::new();
+    while let Some(text) = lines.next()? {
+        match text.trim() {
+            "" => {}
+            "/quit" => break,
+            "/reset" => {
+                talk.messages = system.clone();
+                eprintln!("note: the conversation is forgotten");
+            }
+            _ => turns.extend(talk.turn(text)?),
+        }
+    }
+    if global.json {
+        output::json(&Report { model: &args.model, device: device.label(), seed, turns })?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A conversation under way.
+struct Talk<'a> {
+    args: &'a Chat,
+    tokenizer: &'a Tokenizer,
+    session: &'a mut Session,
+    ends: Vec<u32>,
+    sampling: Sampling,
+    seed: u64,
+    show: bool,
+    messages: Vec<Message>,
+    /// Ids that the cache holds.
+    cached: Vec<u32>,
+}
+
+impl Talk<'_> {
+    /// Says something and prints the answer; `None` where there is no room for it.
+    fn turn(&mut self, text: String) -> Result<Option<Turn>> {
+        self.messages.push(Message::new("user", &text));
+        // The template writes special tokens itself.
+        let ids = self.tokenizer.encode(&self.tokenizer.render_chat(&self.messages, true)?, false)?;
+        let room = self.session.capacity().saturating_sub(ids.len());
+        if room == 0 || ids.is_empty() {
+            self.messages.pop();
+            let (used, context) = (ids.len(), self.session.capacity());
+            eprintln!(
+                "note: with this the conversation has {used} tokens, the context {context}; /reset or a longer --context"
+            );
+            return Ok(None);
+        }
+        let (made, took) = self.answer(&ids, room)?;
+        let turn = Turn {
+            user: text,
+            text: made.text.clone(),
+            finish: spell(made.finish),
+            context_tokens: ids.len(),
+            fed_tokens: took.prompt_tokens,
+            generated_tokens: made.ids.len(),
+        };
+        self.messages.push(Message { role: "assistant".into(), content: made.text });
+        self.cached = ids;
+        self.cached.extend(made.ids);
+        self.cached.truncate(self.session.position());
+        Ok(Some(turn))
+    }
+
+    fn answer(&mut self, ids: &[u32], room: usize) -> Result<(Generated, Took)> {
+        let common = self.cached.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let job = Job {
+            ids: ids.to_vec(),
+            // The last token is always fed: its logits are wanted.
+            cached: common.min(ids.len() - 1),
+            max_tokens: self.args.max_tokens.min(room),
+            sampling: self.sampling,
+            seed: self.seed,
+        };
+        let mut generator = Generator::new(self.session, self.tokenizer);
+        generator.ends.clone_from(&self.ends);
+        generator.stops.clone_from(&self.args.choice.stop);
+        let (show, mut printed) = (self.show, Ok(()));
+        let (mut made, took) = generator.run(&[job], &mut |_, text| {
+            if show && printed.is_ok() {
+                printed = output::print(text);
+            }
+        })?;
+        printed?;
+        if show {
+            output::print("\n")?;
+        }
+        Ok((made.pop().context("no answer")?, took))
+    }
+}
+
+/// Lines of standard input, those that end with a backslash joined with the next.
+struct Lines {
+    asks: bool,
+}
+
+impl Lines {
+    fn new() -> Lines {
+        Lines { asks: std::io::stdin().is_terminal() && std::io::stderr().is_terminal() }
+    }
+
+    fn next(&mut self) -> Result<Option<String>> {
+        let mut text = String::new();
+        let mut mark = "> ";
+        loop {
+            if self.asks {
+                eprint!("{mark}");
+            }
+            let mut line = Vec::new();
+            let read = std::io::stdin().lock().read_until(b'\n', &mut line).context("cannot read standard input")?;
+            if read == 0 {
+                return Ok(Some(text).filter(|text| !text.is_empty()));
+            }
+            let line = String::from_utf8(line).context("what is said on standard input is not UTF-8")?;
+            let line = line.strip_suffix('\n').unwrap_or(&line);
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            let Some(open) = line.strip_suffix('\\') else {
+                return Ok(Some(text + line));
+            };
+            text.push_str(open);
+            text.push('\n');
+            mark = ". ";
+        }
+    }
+}
