@@ -13,6 +13,7 @@ use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::{elementwise, gather_grad};
+use crate::ops::wgsl_teams::table_variants;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -42,14 +43,20 @@ impl Kernel for Gather {
     const NAME: &'static str = "gather";
     const SIGNATURE: &'static str = "table[v,d]:f32|f16|bf16 ids[m]:u32 -> y[m,d]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
-    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
-        name: "plain",
-        file: "gather",
-        needs: Needs::NONE,
-        defines: &[],
-        when: |_, operands| operands[0].dtype == DType::F32,
-        launch: |op, _| Launch::groups((op.m as usize * op.d as usize).div_ceil(256)),
-    }];
+    const WGSL: &'static [Wgsl<Self>] = table_variants!(
+        0,
+        d,
+        [Wgsl {
+            name: "plain",
+            file: "gather",
+            needs: Needs::NONE,
+            defines: &[],
+            when: |_, operands| operands[0].dtype == DType::F32,
+            launch: |op, _| Launch::groups((op.m as usize * op.d as usize).div_ceil(256)),
+        }],
+        ("f16", 1, DType::F16)
+    );
+    const WGSL_BF16: &'static [Wgsl<Self>] = table_variants!(0, d, [], ("bf16", 2, DType::Bf16));
 
     const CUDA: &'static [Cuda<Self>] = &[Cuda {
         name: "plain",

@@ -19,6 +19,7 @@ use crate::ops::cast::cast;
 use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
 use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, check_dtypes, shapes, tiles, wide_cases, windows};
+use crate::ops::wgsl_teams::weights_variants;
 use crate::ops::{matmul_nn, matmul_tn, widened};
 use crate::reference::RefTensor;
 use half::f16;
@@ -64,11 +65,16 @@ pub fn matmul_nt(g: &mut Graph, x: Value, w: Value) -> Result<Value> {
     g.apply(op, &[x, w])
 }
 
+/// Weights alone are kept in 16 bits.
+fn activations_in_f32(_: &MatmulNt, operands: &[Spec]) -> bool {
+    operands[0].dtype == DType::F32
+}
+
 impl Kernel for MatmulNt {
     const NAME: &'static str = "matmul_nt";
     const SIGNATURE: &'static str = "x[m,k]:f32|bf16|f16 w[n,k]:f32|bf16|f16 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
-    const WGSL: &'static [Wgsl<Self>] = &[
+    const WGSL: &'static [Wgsl<Self>] = weights_variants!(0, activations_in_f32, [
         Wgsl {
             name: "gemv",
             file: "matmul_nt_gemv",
@@ -93,8 +99,8 @@ impl Kernel for MatmulNt {
             when: |_, operands| operands[0].dtype == DType::F16,
             launch: |op, _| tiles(op.m, op.n),
         },
-    ];
-    const WGSL_BF16: &'static [Wgsl<Self>] = &[
+    ], ("f16w", 1, DType::F16));
+    const WGSL_BF16: &'static [Wgsl<Self>] = weights_variants!(0, activations_in_f32, [
         Wgsl {
             name: "tiled_bf16",
             file: "matmul_nt",
@@ -112,10 +118,10 @@ impl Kernel for MatmulNt {
             file: "matmul_nt",
             needs: Needs::NONE,
             defines: &[("PAIRS", 1), ("BF16", 1), ("Y_BF16", 0)],
-            when: |_, operands| operands[2].dtype == DType::F32,
+            when: |_, operands| operands[0].dtype == DType::Bf16 && operands[2].dtype == DType::F32,
             launch: |op, _| tiles(op.m, op.n),
         },
-    ];
+    ], ("bf16w", 2, DType::Bf16));
 
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {

@@ -18,6 +18,7 @@ mod split;
 mod ternary_few;
 mod ternary_row;
 mod widened;
+mod wgsl_teams;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {

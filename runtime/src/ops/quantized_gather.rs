@@ -11,6 +11,7 @@ use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Piece, Size, Tolerance, Wgsl};
 use crate::ops::gather;
 use crate::ops::quantized_matmul::{check_group, with_dtypes};
+use crate::ops::wgsl_teams::table_variants;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -44,7 +45,8 @@ impl Kernel for QuantizedGather {
     const NAME: &'static str = "quantized_gather";
     const SIGNATURE: &'static str = "w[v,k]:i8|i6|i4 s[v,g]:f16 ids[m]:u32 -> y[m,k]:f32";
     const GRADIENT: Gradient = Gradient::None("quantised weights are for inference only");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] =
+        table_variants!(1, k, [], ("i8", 3, DType::I8), ("i6", 4, DType::I6), ("i4", 5, DType::I4));
     const CUDA: &'static [Cuda<Self>] = &[Cuda {
         name: "plain",
         entries: &["quantized_gather_i8", "quantized_gather_i6", "quantized_gather_i4"],

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Piece, Size, Tolerance, Wgsl};
 use crate::ops::matmul::windows;
+use crate::ops::wgsl_teams::{any, weights_variants};
 use crate::ops::widened;
 use crate::reference::RefTensor;
 
@@ -63,7 +64,8 @@ impl Kernel for QuantizedMatmul {
     const NAME: &'static str = "quantized_matmul";
     const SIGNATURE: &'static str = "x[m,k]:f32 w[n,k]:i8|i6|i4 s[n,g]:f16 -> y[m,l]:f32";
     const GRADIENT: Gradient = Gradient::None("quantised weights are for inference only");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] =
+        weights_variants!(1, any, [], ("i8", 3, DType::I8), ("i6", 4, DType::I6), ("i4", 5, DType::I4));
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {
             name: "gemv",

@@ -9,6 +9,7 @@ use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, TOLERANCE, inputs};
+use crate::ops::wgsl_teams::{any, plain, ternary_variants};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -41,6 +42,10 @@ pub fn ternary_add(
     g.apply(TernaryAdd { m, n, k, p, eps }, &[x, norm, w, ws, r])
 }
 
+fn quads(op: &TernaryAdd) -> usize {
+    (op.n as usize).div_ceil(4)
+}
+
 impl TernaryAdd {
     fn inner(&self) -> Inner {
         Inner { m: self.m, n: self.n, k: self.k, p: self.p, eps: self.eps }
@@ -64,7 +69,7 @@ impl Kernel for TernaryAdd {
     const SIGNATURE: &'static str =
         "x[m,k]:f32 norm[p]:f32 w[n,k]:t2|t1|t2x16|t1x16 ws[1]:f32 r[m,n]:f32 -> y[m,n]:f32";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = ternary_variants!("ternary_add", 2, any, quads, plain);
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {
             name: "few",

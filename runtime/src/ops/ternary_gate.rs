@@ -12,6 +12,7 @@ use crate::op::{Args, Case, Cuda, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::gate::{self, Activation, Gate};
 use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, inputs};
+use crate::ops::wgsl_teams::{any, plain, ternary_variants};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -48,6 +49,11 @@ pub fn ternary_gate(
     g.apply(TernaryGate { m, n, k, p, kind: activation.kind(), eps }, &[x, norm, w, ws])
 }
 
+/// Two rows of the gate and two of up.
+fn quads(op: &TernaryGate) -> usize {
+    (op.n as usize).div_ceil(2)
+}
+
 impl TernaryGate {
     fn inner(&self) -> Inner {
         Inner { m: self.m, n: 2 * self.n, k: self.k, p: self.p, eps: self.eps }
@@ -68,7 +74,7 @@ impl Kernel for TernaryGate {
     const NAME: &'static str = "ternary_gate";
     const SIGNATURE: &'static str = "x[m,k]:f32 norm[p]:f32 w[n2,k]:t2|t1|t2x16|t1x16 ws[2]:f32 -> y[m,n]:f32";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = ternary_variants!("ternary_gate", 2, any, quads, plain);
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {
             name: "few",

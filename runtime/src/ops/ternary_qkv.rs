@@ -8,11 +8,12 @@
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Size, Tolerance, Wgsl};
 use crate::ops::cache_append::append_row;
 use crate::ops::rope::Rope;
 use crate::ops::ternary_few::{self, Few, of_codes};
 use crate::ops::ternary_row::{Inner, TOLERANCE, inputs};
+use crate::ops::wgsl_teams::{any, ternary_variants};
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -88,6 +89,18 @@ pub fn ternary_qkv(
     Ok(q)
 }
 
+/// Two pairs that turn together; where a head has an odd number of pairs, two elements and their partners.
+fn quads(op: &TernaryQkv) -> usize {
+    let pairs = op.d as usize / 2;
+    let of_head = if pairs.is_multiple_of(2) { pairs / 2 } else { pairs };
+    of_head * (op.heads + 2 * op.groups) as usize
+}
+
+/// Says whether the caches are f16.
+fn caches(launch: Launch, operands: &[Spec]) -> Launch {
+    launch.with("HALF", usize::from(operands[9].dtype == DType::F16))
+}
+
 impl TernaryQkv {
     fn inner(&self) -> Inner {
         Inner { m: self.m, n: (self.heads + 2 * self.groups) * self.d, k: self.k, p: self.p, eps: self.eps }
@@ -129,7 +142,7 @@ impl Kernel for TernaryQkv {
     const SIGNATURE: &'static str = "x[m,k]:f32 norm[p]:f32 w[n,k]:t2|t1|t2x16|t1x16 ws[3]:f32 pos[m]:u32 slot[m]:u32 \
          coarse[c,d]:f32 fine[f,d]:f32 -> q[m,a]:f32 &keys[t,b]:f32|f16 &values[t,b]:f32|f16";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = ternary_variants!("ternary_qkv", 2, any, quads, caches);
     const CUDA: &'static [Cuda<Self>] = &[
         Cuda {
             name: "few",

@@ -11,11 +11,13 @@ use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::dequantize_int8::dequantize_int8;
 use crate::ops::dequantize_ternary::dequantize_ternary;
+use crate::ops::matmul::tiles;
 use crate::ops::matmul_nn::matmul_nn;
 use crate::ops::matmul_tn::matmul_tn_add;
+use crate::ops::wgsl_teams::{plain, ternary_variants};
 use crate::reference::RefTensor;
 
 /// Largest `k`: sums of `3 · 128 · k` stay within an `i32`.
@@ -63,37 +65,43 @@ pub fn ternary_matmul(
     g.apply_to(TernaryMatmul { scales, scale, ..TernaryMatmul::whole(m, n, k) }, &[w, ws, x, xs], dtype)
 }
 
+/// Few enough rows of activations that reading the weights takes longest.
+fn few(op: &TernaryMatmul, _: &[Spec]) -> bool {
+    op.m <= 8
+}
+
+fn quads(op: &TernaryMatmul) -> usize {
+    (op.n as usize).div_ceil(4)
+}
+
 impl Kernel for TernaryMatmul {
     const NAME: &'static str = "ternary_matmul";
     const SIGNATURE: &'static str = "w[n,k]:t2|t1|t2x16|t1x16 ws[c]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32|bf16";
     const GRADIENT: Gradient = Gradient::Rule;
     const CONSTANT: &'static [&'static str] = &["ws", "xs"];
-    const WGSL: &'static [Wgsl<Self>] = &[
-        Wgsl {
-            name: "matvec",
-            file: "ternary_matvec",
-            needs: Needs::NONE,
-            defines: &[("ROWS", 1)],
-            when: |op, operands| op.m == 1 && operands[0].dtype == DType::T2,
-            launch: |op, _| Launch::groups((op.n as usize).div_ceil(8)),
-        },
-        Wgsl {
-            name: "matvec4",
-            file: "ternary_matvec",
-            needs: Needs::NONE,
-            defines: &[("ROWS", 4)],
-            when: |op, operands| op.m > 1 && op.m <= 8 && operands[0].dtype == DType::T2,
-            launch: |op, _| Launch::groups((op.n as usize).div_ceil(8) * (op.m as usize).div_ceil(4)),
-        },
+    const WGSL: &'static [Wgsl<Self>] = ternary_variants!(
+        "ternary_matvec",
+        0,
+        few,
+        quads,
+        plain,
         Wgsl {
             name: "plain",
             file: "ternary_matmul",
             needs: Needs::NONE,
-            defines: &[],
+            defines: &[("T1", 0)],
             when: |_, operands| operands[0].dtype == DType::T2,
-            launch: |op, _| Launch::groups((op.n as usize).div_ceil(64) * (op.m as usize).div_ceil(64)),
+            launch: |op, _| tiles(op.m, op.n),
         },
-    ];
+        Wgsl {
+            name: "plain.t1",
+            file: "ternary_matmul",
+            needs: Needs::NONE,
+            defines: &[("T1", 1)],
+            when: |_, operands| operands[0].dtype == DType::T1,
+            launch: |op, _| tiles(op.m, op.n),
+        },
+    );
     const CUDA: &'static [Cuda<Self>] = cuda::VARIANTS;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
