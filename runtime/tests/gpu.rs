@@ -67,7 +67,8 @@ fn ensure(condition: bool, message: impl FnOnce() -> String) -> Result<(), Faile
 }
 
 fn check_rows(device: &Device) -> Result<(), Failed> {
-    for case in Row::all().iter().flat_map(|row| [Size::Small, Size::Ragged].into_iter().flat_map(row.cases)) {
+    let cases = Row::all().iter().flat_map(|row| [Size::Small, Size::Ragged].into_iter().flat_map(row.cases));
+    for case in cases.filter(|case| case.fits(device.caps())) {
         for placement in [Placement::Aligned, Placement::Sliced] {
             let finding = check_placed(device, &case, 7, placement)?;
             ensure(finding.passed(), || format!("{placement:?}: {finding:?}"))?;
