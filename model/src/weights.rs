@@ -3,6 +3,8 @@
 use crate::config::{Config, RopeScaling};
 use crate::tensor_names::TensorSpec;
 use std::collections::HashMap;
+use tritter_runtime::device::Runs;
+use tritter_runtime::op::{Row, Size};
 use tritter_runtime::ops::rope;
 use tritter_runtime::{DType, Tensor};
 
@@ -57,7 +59,8 @@ impl Formats {
     pub const PLAIN: Formats =
         Formats { ternary: DType::T2, table: DenseFormat::F32, dense: DenseFormat::F32, fused: false };
 
-    /// The same with ternary matrices in the layout that a device computes fastest with, and fused steps.
+    /// The same with ternary matrices in the layout that a device computes fastest with, and fused steps where it
+    /// has kernels for them (an adapter with few bindings a shader has not).
     pub fn on(self, device: &tritter_runtime::Device) -> Formats {
         let cpu = device.caps().backend == "cpu";
         let ternary = match (self.ternary, cpu) {
@@ -66,7 +69,10 @@ impl Formats {
             (DType::T1 | DType::T1x16, false) => DType::T1,
             _ => DType::T2,
         };
-        Formats { ternary, fused: cpu, ..self }
+        let cases = Row::all().iter().filter(|row| row.name == "ternary_qkv").flat_map(|row| (row.cases)(Size::Small));
+        let mut cases = cases.map(|case| case.dtype("w", ternary));
+        let fused = cases.all(|case| matches!(device.runs(&case.op, &case.specs()), Runs::Native(_)));
+        Formats { ternary, fused, ..self }
     }
 }
 

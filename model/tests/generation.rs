@@ -111,7 +111,8 @@ fn an_end_that_is_seen_late_leaves_nothing_behind() {
             assert!(position == history.len() || position + 1 == history.len(), "{position} of {}", history.len());
             history.push(3);
             let job = Job { ids: history, cached: position, max_tokens: 4, ..last.clone() };
-            let (on, _) = Generator::new(&mut session, &tokenizer).run(&[job.clone()], &mut |_, _| {}).unwrap();
+            let (on, _) =
+                Generator::new(&mut session, &tokenizer).run(std::slice::from_ref(&job), &mut |_, _| {}).unwrap();
             assert_eq!(ids(&on), ids(&alone(&model, &[Job { cached: 0, ..job }])));
         }
     }
@@ -161,7 +162,10 @@ fn drafts_give_the_ids_of_plain_greedy_choice() {
 }
 
 /// Prompt and greedy ids of a golden folder.
-fn golden(name: &str) -> (Model, Vec<(Vec<u32>, Vec<u32>)>) {
+/// A prompt and what follows it.
+type Pair = (Vec<u32>, Vec<u32>);
+
+fn golden(name: &str) -> (Model, Vec<Pair>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
     let (config, checkpoint) = (Config::load(&folder).unwrap(), Checkpoint::open(&folder).unwrap());
     let file = Checkpoint::open_file(&folder.join("golden.safetensors")).unwrap();

@@ -120,7 +120,7 @@ pub fn decode(spec: &Spec, words: &[u32]) -> Vec<f64> {
             DType::T1 | DType::T1x16 => {
                 let byte = row(i / 20) >> (i % 4 * 8) & 255;
                 let digit = byte * 3u32.pow((i % 20 / 4) as u32) % 256;
-                f64::from(digit * 3 >> 8) - 1.0
+                f64::from((digit * 3) >> 8) - 1.0
             }
         }));
     }

@@ -17,8 +17,8 @@ mod pieces;
 mod split;
 mod ternary_few;
 mod ternary_row;
-mod widened;
 mod wgsl_teams;
+mod widened;
 
 macro_rules! rows {
     ($($module:ident :: $name:ident),* $(,)?) => {

@@ -10,7 +10,7 @@ use tritter_model::score::Scorer;
 use tritter_model::session::{Session, SessionPlan};
 use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
-use tritter_model::weights::{Form, Model, inverse_frequencies};
+use tritter_model::weights::{Form, Formats, Model, inverse_frequencies};
 use tritter_runtime::{DType, Device};
 
 /// Loads the model and checks its codes in memory and every golden output that is there.
@@ -23,7 +23,7 @@ pub(super) fn check(
 ) -> Result<()> {
     let positions = golden.map_or(Ok(1), longest)?;
     let checkpoint = Checkpoint::open(folder)?;
-    let model = Model::new(config, Form::Run, positions);
+    let model = Model::with_formats(config, Form::Run, Formats::PLAIN.on(device), positions);
     model.load(device, &FromCheckpoint { checkpoint: &checkpoint, quantization: config.quantization })?;
     weights::check_codes(folder, &model, device, report)?;
     let Some(golden) = golden else { return Ok(()) };

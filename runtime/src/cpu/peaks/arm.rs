@@ -1,5 +1,6 @@
 //! A loop that does nothing but multiply.
 
+use super::Loop;
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::hint::black_box;
@@ -8,7 +9,7 @@ use std::hint::black_box;
 const CHAINS: usize = 12;
 
 /// The best int8 instruction: a loop of so many rounds that gives the operations it did, and its name.
-pub(super) fn dot() -> Option<(fn(usize) -> u64, &'static str)> {
+pub(super) fn dot() -> Option<Loop> {
     // SAFETY: the feature is there.
     std::arch::is_aarch64_feature_detected!("dotprod").then_some((|rounds| unsafe { sdot(rounds) }, "sdot, 16 bytes"))
 }

@@ -28,6 +28,9 @@ pub struct Peaks {
     pub dot_name: &'static str,
 }
 
+/// A loop of so many rounds that gives the operations it did, and the name of its instruction.
+type Loop = (fn(usize) -> u64, &'static str);
+
 /// Bytes that are read: several times the largest last cache.
 const BYTES: usize = 1 << 30;
 /// Elements that a task reads at a time.
@@ -76,7 +79,7 @@ fn dot(seconds: f64) -> (f64, &'static str) {
     #[cfg(target_arch = "aarch64")]
     let found = arm::dot();
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let found: Option<(fn(usize) -> u64, &str)> = None;
+    let found: Option<Loop> = None;
     let Some((work, name)) = found else { return (0.0, "none") };
     let rate = median(seconds, || {
         let start = Instant::now();

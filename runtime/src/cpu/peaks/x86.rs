@@ -1,5 +1,6 @@
 //! Loops that do nothing but load, or nothing but multiply.
 
+use super::Loop;
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -48,7 +49,7 @@ fn sum256(part: &[u64]) -> u64 {
 }
 
 /// The best int8 instruction: a loop of so many rounds that gives the operations it did, and its name.
-pub(super) fn dot() -> Option<(fn(usize) -> u64, &'static str)> {
+pub(super) fn dot() -> Option<Loop> {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
         // SAFETY: the features are there.
         return Some((|rounds| unsafe { vnni(rounds) }, "vpdpbusd, 64 bytes"));

@@ -133,7 +133,7 @@ fn portable(five: bool, w: &[u32], row: usize, x: &[u32], out: &mut Tile) {
         for (sum, word) in sums.iter_mut().zip(words) {
             for (j, mut byte) in word.to_le_bytes().into_iter().enumerate() {
                 for x in x {
-                    let code = if five { (u16::from(byte) * 3 >> 8) as u8 } else { byte & 3 };
+                    let code = if five { ((u16::from(byte) * 3) >> 8) as u8 } else { byte & 3 };
                     byte = if five { byte.wrapping_mul(3) } else { byte >> 2 };
                     *sum += i32::from(code) * i32::from(x.to_le_bytes()[j] as i8);
                 }
