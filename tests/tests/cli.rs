@@ -110,6 +110,7 @@ fn help_of_every_command_describes_it() {
         "plan",
         "pack",
         "unpack",
+        "convert",
         "validate",
     ];
     for command in commands {

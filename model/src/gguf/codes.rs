@@ -31,10 +31,10 @@ const NO_DIGITS: u16 = u16::MAX;
 
 const fn digits() -> [u16; 256] {
     let mut table = [NO_DIGITS; 256];
-    let mut v = 0;
+    let mut v = 0u16;
     while v < 243 {
-        let packed = v / 81 | (v / 27 % 3) << 2 | (v / 9 % 3) << 4 | (v / 3 % 3) << 6 | (v % 3) << 8;
-        table[((v * 256 + 242) / 243) as usize] = packed;
+        let packed = (v / 81) | ((v / 27 % 3) << 2) | ((v / 9 % 3) << 4) | ((v / 3 % 3) << 6) | ((v % 3) << 8);
+        table[(v * 256).div_ceil(243) as usize] = packed;
         v += 1;
     }
     table
@@ -150,7 +150,7 @@ fn encode_tq1_0(codes: &[u8], bytes: &mut Vec<u8>) {
             if digits == 4 {
                 v *= 3;
             }
-            bytes.push(((v * 256 + 242) / 243) as u8);
+            bytes.push((v * 256).div_ceil(243) as u8);
         }
     }
 }

@@ -65,7 +65,8 @@ impl<'a> Cursor<'a> {
         let most = self.left() / least.max(1);
         match usize::try_from(count) {
             Ok(count) if count <= most => Ok(count),
-            _ => Err(self.fault(what, &format!("claims {count} entries, the file can hold {most}; it is damaged"))),
+            _ => Err(self
+                .fault(what, &format!("claims {count} entries, the file can hold {most}; it is damaged or cut short"))),
         }
     }
 

@@ -71,7 +71,7 @@ fn add_packed<'a>(
     headers: &mut Vec<TensorHeader>,
     parts: &mut Vec<Part<'a>>,
 ) -> Result<()> {
-    if matrix.rows % 4 != 0 {
+    if !matrix.rows.is_multiple_of(4) {
         let problem =
             format!("has {} rows, which four codes to a byte cannot divide; it cannot be packed", matrix.rows);
         return Err(Error::tensor(gguf.path(), &spec.name, problem));
