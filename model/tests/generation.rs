@@ -161,11 +161,11 @@ fn drafts_give_the_ids_of_plain_greedy_choice() {
     }
 }
 
-/// Prompt and greedy ids of a golden folder.
-/// A prompt and what follows it.
-type Pair = (Vec<u32>, Vec<u32>);
+/// A prompt, and the prompt with what greedy choice puts after it.
+type Continued = (Vec<u32>, Vec<u32>);
 
-fn golden(name: &str) -> (Model, Vec<Pair>) {
+/// The model and continuations of a golden folder.
+fn golden(name: &str) -> (Model, Vec<Continued>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
     let (config, checkpoint) = (Config::load(&folder).unwrap(), Checkpoint::open(&folder).unwrap());
     let file = Checkpoint::open_file(&folder.join("golden.safetensors")).unwrap();
@@ -184,7 +184,7 @@ fn golden(name: &str) -> (Model, Vec<Pair>) {
 fn drafts_and_batches_give_the_golden_ids() {
     for name in ["bitnet_online", "bitnet_packed", "llama_bitlinear_packed", "llama3", "llama_tied_bias"] {
         let (model, rows) = golden(name);
-        let job = |(prompt, all): &(Vec<u32>, Vec<u32>)| Job {
+        let job = |(prompt, all): &Continued| Job {
             ids: prompt.clone(),
             cached: 0,
             max_tokens: all.len() - prompt.len(),
