@@ -17,7 +17,7 @@ use tritter_runtime::ops::{copy, gather};
 use tritter_runtime::{DType, Device, Graph, Plan, Tensor, Value};
 
 /// Tokens that a chunk takes; a prompt of one token is a step.
-pub const CHUNKS: [usize; 3] = [16, 64, 256];
+pub const CHUNKS: [usize; 4] = [16, 64, 128, 256];
 
 /// Most rows of a step.
 pub const MOST_ROWS: usize = 64;

@@ -257,9 +257,17 @@ impl Session {
 
     /// The chunk that takes the next of `left` tokens; `None` is a step.
     fn chunk_for(&self, left: usize) -> Option<usize> {
-        // A padded chunk costs less than several runs of smaller ones.
-        let holds = self.chunks.iter().position(|c| c.ready.len() >= left);
-        if left == 1 { None } else { holds.or(self.chunks.len().checked_sub(1)) }
+        let length = |i: usize| self.chunks[i].ready.len();
+        let holding = |tokens: usize| (0..self.chunks.len()).find(|&i| length(i) >= tokens);
+        if left == 1 {
+            return None;
+        }
+        let Some(whole) = holding(left) else { return self.chunks.len().checked_sub(1) };
+        // Padding costs as much as tokens, so a full chunk and a small one may be the cheaper way.
+        let full = (0..whole).rev().find(|&i| length(i) <= left);
+        let cheaper =
+            |&i: &usize| holding(left - length(i)).is_some_and(|rest| length(i) + length(rest) < length(whole));
+        Some(full.filter(cheaper).unwrap_or(whole))
     }
 
     /// Feeds the token that the last run drew (or that [`Session::put`] wrote).

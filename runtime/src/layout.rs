@@ -69,10 +69,19 @@ fn interleave(dtype: DType, rows: &[u32], k: usize, to: &mut [u32]) {
 
 /// Calls `put(w, word)` for every `t1` word of a row.
 fn trits(row: &[u32], k: usize, mut put: impl FnMut(usize, u32)) {
-    for (w, first) in (0..k).step_by(20).enumerate() {
-        let code = |i: usize| if first + i < k { row[(first + i) / 16] >> ((first + i) % 16 * 2) & 3 } else { 1 };
-        let byte = |j: usize| (0..5).fold(0, |v, s| 3 * v + code(4 * s + j));
-        put(w, (0..4).map(|j| (byte(j) * 256).div_ceil(243) << (8 * j)).sum());
+    // Codes as bytes, four to a word: a `t2` byte spread.
+    let four = |i: usize| {
+        let byte = row[i / 4] >> (i % 4 * 8) & 255;
+        (byte | byte << 6 | byte << 12 | byte << 18) & 0x0303_0303
+    };
+    let quads = k.div_ceil(4);
+    for (w, first) in (0..quads).step_by(5).enumerate() {
+        // Past the row the padding of `t2`, or ones where it has no word.
+        let at = |s: usize| if first + s < row.len() * 4 { four(first + s) } else { 0x0101_0101 };
+        // Five digits of each byte at once; 242 is the largest, so no byte carries into the next.
+        let values = (0..5).fold(0, |v, s| 3 * v + at(s));
+        let bytes = values.to_le_bytes().map(|v| (u32::from(v) * 256).div_ceil(243) as u8);
+        put(w, u32::from_le_bytes(bytes));
     }
 }
 

@@ -47,11 +47,29 @@ impl<'a> Stored<'a> {
         &self.bytes[j * self.row..(j + 1) * self.row]
     }
 
-    /// Scales of a row, in f32.
+    /// Scales of a row, none for floats.
+    fn halves(&self, j: usize) -> &'a [u16] {
+        if self.group == 0 {
+            return &[];
+        }
+        let count = self.k.div_ceil(self.group);
+        let stride = DType::F16.padded(count);
+        &self.scales[j * stride..][..count]
+    }
+
+    /// Scales of a row in f32.
     fn row_scales(&self, j: usize) -> impl Iterator<Item = f32> + use<'a> {
-        let stride = if self.group == 0 { 0 } else { DType::F16.padded(self.k.div_ceil(self.group)) };
-        let count = if self.group == 0 { 0 } else { self.k.div_ceil(self.group) };
-        self.scales[j * stride..].iter().take(count).map(|&bits| f16::from_bits(bits).to_f32())
+        self.halves(j).iter().map(|&bits| f16::from_bits(bits).to_f32())
+    }
+
+    /// The same, into a buffer.
+    fn scales_into(&self, j: usize, to: &mut Vec<f32>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(path) = x86::Wide::best() {
+            return path.widen(self.halves(j), to);
+        }
+        to.clear();
+        to.extend(self.row_scales(j));
     }
 
     /// Row `j` in f32.
@@ -105,8 +123,7 @@ pub(crate) fn product(w: &Stored<'_>, x: &[f32], t: Target, y: &mut [f32]) {
     let rows = |first: usize, y: &mut [f32]| {
         let mut scales = Vec::new();
         for (j, y) in y.chunks_exact_mut(t.m).enumerate() {
-            scales.clear();
-            scales.extend(w.row_scales(first + j));
+            w.scales_into(first + j, &mut scales);
             for (x, y) in x.chunks_exact(w.k).zip(y) {
                 *y = row_dot(w, w.row(first + j), &scales, x);
             }

@@ -33,6 +33,18 @@ impl Wide {
         *BEST
     }
 
+    /// f16 values in f32.
+    pub(super) fn widen(self, halves: &[u16], to: &mut Vec<f32>) {
+        to.resize(halves.len(), 0.0);
+        // SAFETY: `self` exists only where `best` found the features (AVX-512 F has the conversion too).
+        unsafe {
+            match self {
+                Wide::Avx512(_) => widen512(halves, to),
+                Wide::Avx2(_) => widen256(halves, to),
+            }
+        }
+    }
+
     /// Dot product of a stored row (scales in f32, one for `group` elements) with `x`; `None` for dtypes
     /// and groups that it does not take.
     pub(super) fn dot(self, dtype: DType, row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> Option<f32> {
@@ -63,8 +75,33 @@ impl Wide {
     }
 }
 
+#[target_feature(enable = "avx512f")]
+fn widen512(halves: &[u16], to: &mut [f32]) {
+    let (from, from_rest) = halves.as_chunks::<16>();
+    let (to, to_rest) = to.as_chunks_mut::<16>();
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: both chunks have sixteen elements.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) };
+    }
+    from_rest.iter().zip(to_rest).for_each(|(&from, to)| *to = half::f16::from_bits(from).to_f32());
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn widen256(halves: &[u16], to: &mut [f32]) {
+    let (from, from_rest) = halves.as_chunks::<8>();
+    let (to, to_rest) = to.as_chunks_mut::<8>();
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: both chunks have eight elements.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast()))) };
+    }
+    from_rest.iter().zip(to_rest).for_each(|(&from, to)| *to = half::f16::from_bits(from).to_f32());
+}
+
 /// Bytes of sixteen elements of a kind: 0 f16, 1 bf16, 2 i8, 3 i6, 4 i4.
 const BYTES: [usize; 5] = [32, 32, 16, 12, 8];
+
+/// Bytes ahead of the loop that are fetched.
+const AHEAD: usize = 4096;
 
 /// Sixteen elements as f32.
 ///
@@ -73,10 +110,6 @@ const BYTES: [usize; 5] = [32, 32, 16, 12, 8];
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load512<const KIND: usize>(at: *const u8) -> __m512 {
-    let word = |i: usize| {
-        // SAFETY: kinds 3 and 4 have three and two words.
-        unsafe { at.add(4 * i).cast::<i32>().read_unaligned() }
-    };
     match KIND {
         // SAFETY: the caller's promise.
         0 => _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) }),
@@ -89,20 +122,42 @@ unsafe fn load512<const KIND: usize>(at: *const u8) -> __m512 {
         2 => _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) })),
         3 => {
             let shift = _mm512_setr_epi32(28, 30, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26);
-            let high = _mm512_and_si512(_mm512_rorv_epi32(_mm512_set1_epi32(word(2)), shift), _mm512_set1_epi32(48));
-            let codes = _mm512_or_si512(nibbles512(word(0), word(1)), high);
+            // SAFETY: this kind has three words.
+            let (words, low) = unsafe { (_mm512_set1_epi32(word(at, 2)), nibbles512(at)) };
+            let high = _mm512_and_si512(_mm512_rorv_epi32(words, shift), _mm512_set1_epi32(48));
+            let codes = _mm512_or_si512(low, high);
             _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(32)))
         }
-        _ => _mm512_cvtepi32_ps(_mm512_sub_epi32(nibbles512(word(0), word(1)), _mm512_set1_epi32(8))),
+        // SAFETY: this kind has two words.
+        _ => _mm512_cvtepi32_ps(_mm512_sub_epi32(unsafe { nibbles512(at) }, _mm512_set1_epi32(8))),
     }
 }
 
+/// The sixteen nibbles of two words.
+///
+/// # Safety
+/// They must be there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn nibbles512(first: i32, second: i32) -> __m512i {
+unsafe fn nibbles512(at: *const u8) -> __m512i {
     let shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    // SAFETY: the caller's promise.
+    let (first, second) = unsafe { (word(at, 0), word(at, 1)) };
     let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(first), 0xff00, second);
     _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32(15))
+}
+
+/// `acc` plus the products of the elements `16i..16i + 16`.
+///
+/// # Safety
+/// They must be there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn product512<const KIND: usize>(w: *const u8, x: *const f32, i: usize, acc: __m512) -> __m512 {
+    // The hardware's own prefetch stops at the end of a page.
+    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i * BYTES[KIND] + AHEAD).cast());
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_fmadd_ps(load512::<KIND>(w.add(i * BYTES[KIND])), _mm512_loadu_ps(x.add(16 * i)), acc) }
 }
 
 /// # Safety
@@ -110,29 +165,56 @@ fn nibbles512(first: i32, second: i32) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn dot512<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> f32 {
     let whole = x.len() / 16;
+    let (w, v) = (row.as_ptr(), x.as_ptr());
+    let (mut a, mut b, mut c, mut d) =
+        (_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps());
+    let mut i = 0;
     // SAFETY: sixteen floats and `BYTES` bytes are there for each i < whole.
-    let product = |i: usize, acc: __m512| unsafe {
-        let w = load512::<KIND>(row.as_ptr().add(i * BYTES[KIND]));
-        _mm512_fmadd_ps(w, _mm512_loadu_ps(x.as_ptr().add(16 * i)), acc)
-    };
-    let mut acc = [_mm512_setzero_ps(); 4];
-    if KIND < 2 {
-        for i in 0..whole {
-            acc[i % 4] = product(i, acc[i % 4]);
-        }
-    } else {
-        let step = group / 16;
-        for (g, first) in (0..whole).step_by(step).enumerate() {
-            let mut sum = _mm512_setzero_ps();
-            for i in first..whole.min(first + step) {
-                sum = product(i, sum);
+    unsafe {
+        if KIND < 2 {
+            // Four sums, so that none waits for itself.
+            while i + 4 <= whole {
+                a = product512::<KIND>(w, v, i, a);
+                b = product512::<KIND>(w, v, i + 1, b);
+                c = product512::<KIND>(w, v, i + 2, c);
+                d = product512::<KIND>(w, v, i + 3, d);
+                i += 4;
             }
-            acc[g % 4] = _mm512_fmadd_ps(sum, _mm512_set1_ps(scales[g]), acc[g % 4]);
+            while i < whole {
+                a = product512::<KIND>(w, v, i, a);
+                i += 1;
+            }
+        } else {
+            let step = group / 16;
+            for &scale in scales {
+                let last = whole.min(i + step);
+                let (mut even, mut odd) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+                while i + 2 <= last {
+                    even = product512::<KIND>(w, v, i, even);
+                    odd = product512::<KIND>(w, v, i + 1, odd);
+                    i += 2;
+                }
+                if i < last {
+                    even = product512::<KIND>(w, v, i, even);
+                    i += 1;
+                }
+                a = _mm512_fmadd_ps(_mm512_add_ps(even, odd), _mm512_set1_ps(scale), a);
+            }
         }
     }
-    let sum = _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3]));
+    let sum = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
     let total = _mm512_reduce_add_ps(sum);
     total + rest::<KIND>(row, group, scales, x, whole * 16)
+}
+
+/// Word `i` at an address.
+///
+/// # Safety
+/// It must be there.
+#[inline(always)]
+unsafe fn word(at: *const u8, i: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { at.add(4 * i).cast::<i32>().read_unaligned() }
 }
 
 /// Eight elements, the first or the second half of sixteen, as f32.
@@ -142,12 +224,6 @@ unsafe fn dot512<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x:
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn load256<const KIND: usize>(at: *const u8, half: usize) -> __m256 {
-    let word = |i: usize| {
-        // SAFETY: kinds 3 and 4 have three and two words.
-        _mm256_set1_epi32(unsafe { at.add(4 * i).cast::<i32>().read_unaligned() })
-    };
-    let shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-    let low = |word| _mm256_and_si256(_mm256_srlv_epi32(word, shift), _mm256_set1_epi32(15));
     match KIND {
         // SAFETY: the caller's promise.
         0 => _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.add(16 * half).cast()) }),
@@ -161,11 +237,42 @@ unsafe fn load256<const KIND: usize>(at: *const u8, half: usize) -> __m256 {
         3 => {
             let place =
                 _mm256_add_epi32(_mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14), _mm256_set1_epi32(16 * half as i32));
-            let high = _mm256_and_si256(_mm256_srlv_epi32(word(2), place), _mm256_set1_epi32(3));
-            let codes = _mm256_or_si256(low(word(half)), _mm256_slli_epi32::<4>(high));
+            // SAFETY: this kind has three words.
+            let (words, low) = unsafe { (_mm256_set1_epi32(word(at, 2)), nibbles256(at, half)) };
+            let high = _mm256_and_si256(_mm256_srlv_epi32(words, place), _mm256_set1_epi32(3));
+            let codes = _mm256_or_si256(low, _mm256_slli_epi32::<4>(high));
             _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(32)))
         }
-        _ => _mm256_cvtepi32_ps(_mm256_sub_epi32(low(word(half)), _mm256_set1_epi32(8))),
+        // SAFETY: this kind has two words.
+        _ => _mm256_cvtepi32_ps(_mm256_sub_epi32(unsafe { nibbles256(at, half) }, _mm256_set1_epi32(8))),
+    }
+}
+
+/// The eight nibbles of word `i`.
+///
+/// # Safety
+/// It must be there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn nibbles256(at: *const u8, i: usize) -> __m256i {
+    let shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    // SAFETY: the caller's promise.
+    let words = _mm256_set1_epi32(unsafe { word(at, i) });
+    _mm256_and_si256(_mm256_srlv_epi32(words, shift), _mm256_set1_epi32(15))
+}
+
+/// `acc` plus the products of the eight elements of a half of `16i..16i + 16`.
+///
+/// # Safety
+/// They must be there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn product256<const KIND: usize>(w: *const u8, x: *const f32, i: usize, half: usize, acc: __m256) -> __m256 {
+    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i * BYTES[KIND] + AHEAD).cast());
+    // SAFETY: the caller's promise.
+    unsafe {
+        let w = load256::<KIND>(w.add(i * BYTES[KIND]), half);
+        _mm256_fmadd_ps(w, _mm256_loadu_ps(x.add(16 * i + 8 * half)), acc)
     }
 }
 
@@ -174,29 +281,36 @@ unsafe fn load256<const KIND: usize>(at: *const u8, half: usize) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn dot256<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32]) -> f32 {
     let whole = x.len() / 16;
-    // SAFETY: sixteen floats and `BYTES` bytes are there for each i < whole.
-    let product = |i: usize, half: usize, acc: __m256| unsafe {
-        let w = load256::<KIND>(row.as_ptr().add(i * BYTES[KIND]), half);
-        _mm256_fmadd_ps(w, _mm256_loadu_ps(x.as_ptr().add(16 * i + 8 * half)), acc)
-    };
+    let (w, v) = (row.as_ptr(), x.as_ptr());
     let mut acc = [_mm256_setzero_ps(); 4];
-    if KIND < 2 {
-        for i in 0..whole {
-            let at = i % 2 * 2;
-            acc[at] = product(i, 0, acc[at]);
-            acc[at + 1] = product(i, 1, acc[at + 1]);
-        }
-    } else {
-        let step = group / 16;
-        for (g, first) in (0..whole).step_by(step).enumerate() {
-            let mut sum = [_mm256_setzero_ps(); 2];
-            for i in first..whole.min(first + step) {
-                sum[0] = product(i, 0, sum[0]);
-                sum[1] = product(i, 1, sum[1]);
+    // SAFETY: sixteen floats and `BYTES` bytes are there for each i < whole.
+    unsafe {
+        if KIND < 2 {
+            let mut i = 0;
+            while i + 2 <= whole {
+                acc[0] = product256::<KIND>(w, v, i, 0, acc[0]);
+                acc[1] = product256::<KIND>(w, v, i, 1, acc[1]);
+                acc[2] = product256::<KIND>(w, v, i + 1, 0, acc[2]);
+                acc[3] = product256::<KIND>(w, v, i + 1, 1, acc[3]);
+                i += 2;
             }
-            let (scale, at) = (_mm256_set1_ps(scales[g]), g % 2 * 2);
-            acc[at] = _mm256_fmadd_ps(sum[0], scale, acc[at]);
-            acc[at + 1] = _mm256_fmadd_ps(sum[1], scale, acc[at + 1]);
+            if i < whole {
+                acc[0] = product256::<KIND>(w, v, i, 0, acc[0]);
+                acc[1] = product256::<KIND>(w, v, i, 1, acc[1]);
+            }
+        } else {
+            let step = group / 16;
+            let mut i = 0;
+            for &scale in scales {
+                let last = whole.min(i + step);
+                let mut sum = [_mm256_setzero_ps(); 2];
+                while i < last {
+                    sum[0] = product256::<KIND>(w, v, i, 0, sum[0]);
+                    sum[1] = product256::<KIND>(w, v, i, 1, sum[1]);
+                    i += 1;
+                }
+                acc[0] = _mm256_fmadd_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_set1_ps(scale), acc[0]);
+            }
         }
     }
     let sum = _mm256_add_ps(_mm256_add_ps(acc[0], acc[1]), _mm256_add_ps(acc[2], acc[3]));
@@ -207,6 +321,7 @@ unsafe fn dot256<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x:
 }
 
 /// The elements from `first` on, fewer than sixteen.
+#[inline(never)]
 fn rest<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32], first: usize) -> f32 {
     let value = |i: usize| match KIND {
         0 => half::f16::from_le_bytes([row[2 * i], row[2 * i + 1]]).to_f32(),

@@ -7,10 +7,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// Keys (or, in the gradient of keys, query rows) that one tile holds.
-pub(crate) const KEYS: usize = 64;
+pub(crate) const KEYS: usize = 128;
 
 /// Rows of a tile of queries, roughly: tokens times the heads that share keys.
-pub(crate) const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 128;
 
 /// Rows and columns of the register tile of [`multiply_add`].
 const REGISTER: (usize, usize) = (4, 16);
