@@ -89,6 +89,11 @@ impl<C: Deref<Target = Checkpoint>> FromCheckpoint<C> {
     fn packed(&self, spec: &TensorSpec) -> Option<LinearClass> {
         match (self.quantization, spec.kind) {
             (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }) => Some(linear_class),
+            // A reader that makes a dense model of packed projections knows them as dense ones.
+            (Quantization::Offline { linear_class }, Kind::Linear { ternary: false }) => {
+                let bytes = self.checkpoint.get(&spec.name).is_ok_and(|view| view.dtype == Dtype::U8);
+                bytes.then_some(linear_class)
+            }
             _ => None,
         }
     }
