@@ -110,6 +110,12 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
         all_or_none(&Row::of::<Self>().signature, operands)
     }
 
+    /// Has the row's gradient a rule for operands of these dtypes? Weights in formats for inference have none.
+    fn differentiable(operands: &[Spec]) -> bool {
+        let _ = operands;
+        true
+    }
+
     /// Does the CPU kernel take operands of these dtypes itself? By default it takes no bf16.
     fn cpu_takes(operands: &[Spec]) -> bool {
         operands.iter().all(|s| s.dtype != DType::Bf16)
@@ -187,6 +193,8 @@ pub struct Row {
     pub constant: &'static [&'static str],
     /// Names of the WGSL variants, best first, those for bf16 last.
     pub wgsl: Vec<&'static str>,
+    /// See [`Kernel::differentiable`].
+    pub differentiable: fn(&[Spec]) -> bool,
     /// See [`Kernel::cpu_takes`].
     pub cpu_takes: fn(&[Spec]) -> bool,
     /// See [`Kernel::check_dtypes`].
@@ -208,6 +216,7 @@ impl Row {
             saved: K::SAVED,
             constant: K::CONSTANT,
             wgsl: K::WGSL.iter().chain(K::WGSL_BF16).map(|v| v.name).collect(),
+            differentiable: K::differentiable,
             cpu_takes: K::cpu_takes,
             check_dtypes: K::check_dtypes,
             cuda: K::CUDA.iter().map(Cuda::row).collect(),

@@ -89,6 +89,10 @@ impl Kernel for Gather {
         }
     }
 
+    fn differentiable(operands: &[Spec]) -> bool {
+        operands[0].dtype == DType::F32
+    }
+
     fn cpu_takes(operands: &[Spec]) -> bool {
         operands[2].dtype != DType::Bf16
     }

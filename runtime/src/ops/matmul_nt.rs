@@ -220,6 +220,10 @@ impl Kernel for MatmulNt {
         check_dtypes(operands)
     }
 
+    fn differentiable(operands: &[Spec]) -> bool {
+        operands[0].dtype == operands[1].dtype && operands[0].dtype != DType::F16
+    }
+
     fn cpu_takes(operands: &[Spec]) -> bool {
         mixed(&operands[0], &operands[1]) || operands.iter().all(|s| s.dtype != DType::Bf16)
     }

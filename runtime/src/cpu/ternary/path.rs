@@ -82,6 +82,7 @@ impl Path {
     /// Sums of codes times activations for the first `wide` panels of `w`, each of `row` words a row, and a
     /// tile of `tall` rows of `x` ([`Path::height`]).
     #[allow(clippy::too_many_arguments, reason = "one call in one place")]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
     pub(super) fn tile(self, five: bool, w: &[u32], row: usize, wide: usize, x: &[u32], tall: usize, out: &mut Tile) {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -121,6 +121,10 @@ impl Kernel for TernaryMatmul {
         Ok(())
     }
 
+    fn differentiable(operands: &[Spec]) -> bool {
+        operands[0].dtype == DType::T2 && operands[1].elements() == 1
+    }
+
     fn reference(&self, t: &mut [RefTensor]) {
         let [w, ws, x, xs, y] = t else { return };
         for i in 0..self.m as usize {
