@@ -168,7 +168,7 @@ impl Kernel for MatmulNt {
             ],
             hot: true,
             align: 4,
-            when: |op, s| op.m <= if s[0].dtype == DType::F32 { FEW as u32 } else { cuda::FEW_16BIT },
+            when: |op, s| !mixed(&s[0], &s[1]) && op.m <= if s[0].dtype == DType::F32 { FEW as u32 } else { cuda::FEW_16BIT },
             launch: |op, s, _| cuda::few(entry_few(op.m, s), op.n),
         },
         Cuda {
@@ -187,7 +187,7 @@ impl Kernel for MatmulNt {
             ],
             hot: true,
             align: 16,
-            when: |_, s| cuda::vectors(&s[0], 0) && cuda::vectors(&s[1], 0),
+            when: |_, s| !mixed(&s[0], &s[1]) && cuda::vectors(&s[0], 0) && cuda::vectors(&s[1], 0),
             launch: |op, s, caps| cuda::launch(extents(op), tiles_cuda(s), sum(s), caps),
         },
         Cuda {
@@ -202,7 +202,7 @@ impl Kernel for MatmulNt {
             ],
             hot: true,
             align: 4,
-            when: |_, _| true,
+            when: |_, s| !mixed(&s[0], &s[1]),
             launch: |op, s, caps| cuda::launch(extents(op), tiles_ragged(s), sum(s), caps),
         },
     ];
