@@ -1,8 +1,7 @@
 //! Post-training quantisation: a folder in f32, f16 or bf16 becomes one of ternary codes (absmean, Ma et al.
 //! 2024), or of groups of 8- or 4-bit integers ([`crate::quantized`]), tensor by tensor.
 //!
-//! The error of a matrix is relative: `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm. Of a Gaussian matrix it is
-//! about 0.5 for ternary codes, 0.1 for 4 and 0.006 for 8 bits in groups of 64. A model that was not trained
+//! The error of a matrix is relative: `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm. A model that was not trained
 //! with ternary weights is of no use with them; the perplexity says so.
 
 use crate::config::{Config, Family, LinearClass, Quantization};

@@ -21,6 +21,7 @@ use half::f16;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use tritter_runtime::DType;
+use tritter_runtime::layout::code_at;
 
 /// Element type and elements that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,25 +49,15 @@ impl Groups {
         Ok(())
     }
 
-    /// Values of a row of stored words, `code × scale`, as many as `out` takes.
+    /// Values of a row of stored words, `code × scale`, as many as `out` takes; zeros where the row is shorter.
     pub fn dequantise(&self, words: &[u8], scales: &[f16], out: &mut [f32]) {
-        let (words, _) = words.as_chunks::<4>();
-        let word = |i: usize| words.get(i).map_or(0, |w| u32::from_le_bytes(*w));
-        let code = |i: usize| -> i32 {
-            match self.dtype {
-                DType::I4 => (word(i / 8) >> (i % 8 * 4) & 15) as i32 - 8,
-                DType::I6 => {
-                    let (first, place) = (i / 16 * 3, i % 16);
-                    let low = word(first + place / 8) >> (place % 8 * 4) & 15;
-                    (low | (word(first + 2) >> (2 * place) & 3) << 4) as i32 - 32
-                }
-                _ => i32::from((word(i / 4) >> (i % 4 * 8)) as u8 as i8),
-            }
-        };
+        if words.len() < self.dtype.row_bytes(out.len()) {
+            return out.fill(0.0);
+        }
         for (g, part) in out.chunks_mut(self.group.max(1)).enumerate() {
             let scale = scales.get(g).map_or(0.0, |s| s.to_f32());
             for (i, value) in part.iter_mut().enumerate() {
-                *value = code(g * self.group + i) as f32 * scale;
+                *value = code_at(self.dtype, words, g * self.group + i) as f32 * scale;
             }
         }
     }

@@ -135,6 +135,20 @@ pub fn put_codes(dtype: DType, codes: &[i32], words: &mut [u32]) {
     }
 }
 
+/// Code `i` of a stored row of `i8`, `i6` or `i4`, the inverse of [`put_codes`].
+#[inline(always)]
+pub fn code_at(dtype: DType, row: &[u8], i: usize) -> i32 {
+    match dtype {
+        DType::I4 => i32::from(row[i / 2] >> (i % 2 * 4) & 15) - 8,
+        DType::I6 => {
+            let block = &row[i / 16 * 12..][..12];
+            let low = block[i % 16 / 2] >> (i % 2 * 4) & 15;
+            i32::from(low | (block[8 + i % 16 / 4] >> (i % 4 * 2) & 3) << 4) - 32
+        }
+        _ => i32::from(row[i] as i8),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +191,9 @@ mod tests {
             let mut scales = vec![f16::ZERO; rows * k.div_ceil(group)];
             quantize_groups(dtype, &values, k, group, &mut words, &mut scales);
             let codes = decode(&spec, &words);
+            let bytes: &[u8] = bytemuck::cast_slice(&words);
+            let row = |i: usize| &bytes[i / k * spec.row_bytes() as usize..];
+            assert!((0..rows * k).all(|i| f64::from(code_at(dtype, row(i), i % k)) == codes[i]), "{dtype}");
             assert_eq!(encode(&spec, &codes), words, "padding of {dtype}");
             for (i, (value, code)) in values.iter().zip(&codes).enumerate() {
                 let (row, column) = (i / k, i % k);

@@ -8,7 +8,7 @@
 use crate::cpu::parallel;
 use crate::cpu::weights::Stored;
 use crate::dtype::{DType, Spec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
@@ -162,11 +162,6 @@ impl Kernel for Gather {
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         if let (Some(dy), true) = (cx.upstream(2), cx.wanted(0)) {
-            let table = cx.operand(0);
-            if cx.graph.spec(table).dtype != DType::F32 {
-                let message = "no gradient flows to a table kept in 16 bits".to_string();
-                return Err(Error::Record { graph: cx.graph.name().into(), message });
-            }
             let (ids, dw) = (cx.operand(1), cx.accumulator(0)?);
             gather_grad::gather_grad_add(cx.graph, ids, dy, dw)?;
         }

@@ -11,7 +11,7 @@
 use crate::cpu::parallel;
 use crate::cpu::weights::{self, Stored, Target};
 use crate::dtype::{DType, Spec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
@@ -313,10 +313,6 @@ impl Kernel for MatmulNt {
         }
         let (x, w) = (cx.operand(0), cx.operand(1));
         let dtype = cx.graph.spec(x).dtype;
-        if dtype == DType::F16 || cx.graph.spec(w).dtype != dtype {
-            let message = "no gradient flows through weights kept in 16 bits: give both factors in f32 or bf16".into();
-            return Err(Error::Record { graph: cx.graph.name().into(), message });
-        }
         // Of bf16 factors whose product stayed in f32.
         let dy = cast(cx.graph, dy, dtype)?;
         if cx.wanted(0) {

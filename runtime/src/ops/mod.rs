@@ -2,7 +2,7 @@
 
 use crate::device::Caps;
 use crate::dtype::{DType, Spec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::op::{Args, Choice, CudaChoice, Kernel, Piece, Row, Tolerance};
 use crate::reference::RefTensor;
@@ -92,8 +92,16 @@ macro_rules! rows {
                 match self { $(Op::$name(op) => op.tolerance()),* }
             }
 
-            /// Records the gradient.
+            /// Records the gradient. Operands in formats of inference have none.
             pub fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
+                let row = self.row();
+                let operands = 0..row.signature.operands.len();
+                let specs: Vec<Spec> = operands.clone().map(|i| cx.graph.spec(cx.operand(i)).clone()).collect();
+                if operands.into_iter().any(|i| cx.wanted(i)) && !(row.differentiable)(&specs) {
+                    let kept = specs.iter().map(Spec::to_string).collect::<Vec<_>>().join(", ");
+                    let message = format!("{}: no gradient flows through weights in a format of inference ({kept})", row.name);
+                    return Err(Error::Record { graph: cx.graph.name().into(), message });
+                }
                 match self { $(Op::$name(op) => op.gradient(cx)),* }
             }
 

@@ -12,6 +12,7 @@ mod x86;
 
 use crate::cpu::parallel;
 use crate::dtype::{DType, Spec};
+use crate::layout::code_at;
 use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
 use half::{bf16, f16};
 
@@ -83,21 +84,11 @@ impl<'a> Stored<'a> {
                 let groups = to.chunks_mut(self.group).zip(self.row_scales(j)).enumerate();
                 for (g, (to, scale)) in groups {
                     let first = g * self.group;
-                    to.iter_mut().enumerate().for_each(|(i, v)| *v = self.code(row, first + i) as f32 * scale);
+                    to.iter_mut()
+                        .enumerate()
+                        .for_each(|(i, v)| *v = code_at(self.dtype, row, first + i) as f32 * scale);
                 }
             }
-        }
-    }
-
-    fn code(&self, row: &[u8], i: usize) -> i32 {
-        match self.dtype {
-            DType::I4 => i32::from(row[i / 2] >> (i % 2 * 4) & 15) - 8,
-            DType::I6 => {
-                let block = &row[i / 16 * 12..][..12];
-                let low = block[i % 16 / 2] >> (i % 2 * 4) & 15;
-                i32::from(low | (block[8 + i % 16 / 4] >> (i % 4 * 2) & 3) << 4) - 32
-            }
-            _ => i32::from(row[i] as i8),
         }
     }
 }
@@ -179,7 +170,7 @@ fn plain_dot(w: &Stored<'_>, row: &[u8], scales: &[f32], x: &[f32]) -> f32 {
                 *v = match w.dtype {
                     DType::F16 => f16::from_bits(half(first + i)).to_f32(),
                     DType::Bf16 => bf16::from_bits(half(first + i)).to_f32(),
-                    _ => w.code(row, first + i) as f32,
+                    _ => code_at(w.dtype, row, first + i) as f32,
                 };
             }
             total += scale * dot(values, x);

@@ -1,6 +1,7 @@
 //! Dot products of stored rows with AVX-512 and AVX2.
 
 use crate::dtype::DType;
+use crate::layout::code_at;
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
@@ -326,13 +327,9 @@ fn rest<const KIND: usize>(row: &[u8], group: usize, scales: &[f32], x: &[f32], 
     let value = |i: usize| match KIND {
         0 => half::f16::from_le_bytes([row[2 * i], row[2 * i + 1]]).to_f32(),
         1 => half::bf16::from_le_bytes([row[2 * i], row[2 * i + 1]]).to_f32(),
-        2 => f32::from(row[i] as i8),
-        3 => {
-            let block = &row[i / 16 * 12..];
-            let low = block[i % 16 / 2] >> (i % 2 * 4) & 15;
-            f32::from(low | (block[8 + i % 16 / 4] >> (i % 4 * 2) & 3) << 4) - 32.0
-        }
-        _ => f32::from(row[i / 2] >> (i % 2 * 4) & 15) - 8.0,
+        2 => code_at(DType::I8, row, i) as f32,
+        3 => code_at(DType::I6, row, i) as f32,
+        _ => code_at(DType::I4, row, i) as f32,
     };
     let scale = |i: usize| if KIND < 2 { 1.0 } else { scales[i / group] };
     (first..x.len()).map(|i| value(i) * scale(i) * x[i]).sum()

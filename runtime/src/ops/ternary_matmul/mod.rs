@@ -8,7 +8,7 @@ mod cuda;
 
 use crate::cpu::ternary::{Activations, Columns, Path, Weights, product};
 use crate::dtype::{DType, Spec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Needs, Piece, Size, Tolerance, Wgsl};
@@ -218,10 +218,6 @@ impl Kernel for TernaryMatmul {
         let Some(dy) = cx.upstream(4) else { return Ok(()) };
         let (w, ws, x, xs) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.operand(3));
         let dtype = cx.graph.spec(dy).dtype;
-        if self.scales != 1 || cx.graph.spec(w).dtype != DType::T2 {
-            let message = "ternary_matmul: only `t2` weights with one scale have a gradient".to_string();
-            return Err(Error::Record { graph: cx.graph.name().into(), message });
-        }
         if cx.wanted(2) {
             let values = dequantize_ternary(cx.graph, w, ws, dtype)?;
             let dx = matmul_nn(cx.graph, dy, values)?;
