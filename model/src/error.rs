@@ -91,6 +91,16 @@ pub enum Error {
         /// Positions available.
         available: usize,
     },
+    /// The pool of pages is used up.
+    #[error(
+        "the cache has no free page for sequence {sequence}: all {pages} are held; fewer sequences, a smaller cache type or more pages would help"
+    )]
+    Pages {
+        /// The sequence that cannot go on.
+        sequence: usize,
+        /// Pages of the pool.
+        pages: usize,
+    },
     /// A token id that the model does not have.
     #[error("token id {id} is outside the vocabulary of {vocab}; the tokenizer belongs to another model")]
     Vocabulary {

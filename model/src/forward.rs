@@ -6,12 +6,15 @@
 //! Llama (Touvron et al. 2023) and BitNet b1.58 2B4T (Ma et al. 2025), and our own
 //! `tritter` block: see `ARCHITECTURE.md`.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheShape};
 use crate::fused::{Fused, activation};
 use crate::weights::{Dense, Layer, Linear, Matrix, Model};
+use tritter_runtime::ops::attention::Mask;
+use tritter_runtime::ops::paged::Paged;
 use tritter_runtime::ops::{
-    add, add_bias, attention, cache_append, cast, gate, gather, matmul_nt, quantize_int8, quantized_gather,
-    quantized_matmul, reduce, rms_norm, rope, ternarize, ternary_matmul,
+    add, add_bias, attention, attention_join, cache_append, cache_quantize, cast, gate, gather, matmul_nt,
+    paged_attention, quantize_int8, quantized_attention, quantized_gather, quantized_matmul, reduce, rms_norm, rope,
+    ternarize, ternary_matmul,
 };
 use tritter_runtime::{DType, Graph, Result, Tensor, Value};
 
@@ -22,10 +25,57 @@ pub struct Stream {
     pub ids: Tensor,
     /// Positions `[M]`: the angle of RoPE.
     pub positions: Tensor,
-    /// With a cache, the row `[M]` of it where a token's key and value go; one beyond the cache is not kept.
-    pub slots: Tensor,
-    /// First and last visible key `[M, 2]`.
+    /// First and last visible key `[M, 2]`, without a cache.
     pub span: Tensor,
+}
+
+/// What the host writes before a run of M tokens over a cache.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The row `[M]` of the cache's whole rows where a token's key and value go; one beyond them is not kept.
+    pub slots: Tensor,
+    /// What a token sees `[M, 4]`: its sequence, first and last key, and from which key on rows are whole.
+    pub seen: Tensor,
+    /// With sinks, by how many positions `[M]` a query turns back to meet them.
+    pub turns: Tensor,
+    /// Beside integers, ring rows and pages `[N, 2]` of what becomes codes in this run.
+    pub groups: Tensor,
+    /// Parts that a token's keys are split into.
+    pub parts: usize,
+    /// Tokens are consecutive ones of one sequence.
+    pub prompt: bool,
+}
+
+impl Places {
+    /// Inputs for `m` tokens.
+    pub fn new(name: &str, m: usize, shape: &CacheShape, prompt: bool) -> Places {
+        use DType::U32;
+        let page = shape.format.page;
+        let groups = if prompt { m.div_ceil(page) + 1 } else { m };
+        // Enough parts to occupy a large card; short contexts leave the later ones empty.
+        let seen = (shape.entries * page).min((shape.window as usize).saturating_add(shape.sinks as usize));
+        let parts = if prompt { 1 } else { (seen / 512).min(MOST_PARTS / m.min(MOST_PARTS)).max(1) };
+        Places {
+            slots: Tensor::input(format!("{name}.slots"), [m], U32),
+            seen: Tensor::input(format!("{name}.seen"), [m, 4], U32),
+            turns: Tensor::input(format!("{name}.turns"), [m], U32),
+            groups: Tensor::input(format!("{name}.groups"), [groups, 2], U32),
+            parts,
+            prompt,
+        }
+    }
+}
+
+/// Most parts that the keys of a token are split into.
+const MOST_PARTS: usize = 32;
+
+/// A cache, and where a stream's tokens stand in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cached<'a> {
+    /// The cache.
+    pub cache: &'a Cache,
+    /// Where tokens go and what they see.
+    pub places: &'a Places,
 }
 
 impl Stream {
@@ -35,7 +85,6 @@ impl Stream {
         Stream {
             ids: Tensor::input(format!("{name}.ids"), [m], U32),
             positions: Tensor::input(format!("{name}.positions"), [m], U32),
-            slots: Tensor::input(format!("{name}.slots"), [m], U32),
             span: Tensor::input(format!("{name}.span"), [m, 2], U32),
         }
     }
@@ -66,12 +115,21 @@ pub fn hidden(
     g: &mut Graph,
     model: &Model,
     stream: &Stream,
-    cache: Option<&Cache>,
+    cache: Option<Cached<'_>>,
     dtype: DType,
     trace: &mut Trace,
 ) -> Result<Value> {
+    let mut x = embed(g, model, stream, dtype, trace)?;
+    for index in 0..model.layers.len() {
+        x = layer(g, model, index, stream, cache, x, trace)?;
+    }
+    finish(g, model, x, trace)
+}
+
+/// Records the embedding `[M, D]`.
+pub fn embed(g: &mut Graph, model: &Model, stream: &Stream, dtype: DType, trace: &mut Trace) -> Result<Value> {
     let (table, ids) = (g.bind(&model.embedding.values), g.bind(&stream.ids));
-    let mut x = match &model.embedding.scales {
+    let x = match &model.embedding.scales {
         Some(scales) => {
             let scales = g.bind(scales);
             quantized_gather::quantized_gather(g, table, scales, model.embedding.group, ids)?
@@ -79,11 +137,27 @@ pub fn hidden(
         None => gather::gather(g, table, ids, dtype)?,
     };
     trace.points.push(("embed_tokens".into(), x));
-    for (i, layer) in model.layers.iter().enumerate() {
-        trace.boundaries.push(g.nodes().len());
-        x = Block { model, layer, index: i, stream, cache }.record(g, x, trace)?;
-        trace.points.push((format!("layers.{i}"), x));
-    }
+    Ok(x)
+}
+
+/// Records layer `index` of `x[M, D]`.
+pub fn layer(
+    g: &mut Graph,
+    model: &Model,
+    index: usize,
+    stream: &Stream,
+    cache: Option<Cached<'_>>,
+    x: Value,
+    trace: &mut Trace,
+) -> Result<Value> {
+    trace.boundaries.push(g.nodes().len());
+    let x = Block { model, layer: &model.layers[index], index, stream, cache }.record(g, x, trace)?;
+    trace.points.push((format!("layers.{index}"), x));
+    Ok(x)
+}
+
+/// Records the final norm of `x[M, D]`.
+pub fn finish(g: &mut Graph, model: &Model, x: Value, trace: &mut Trace) -> Result<Value> {
     trace.boundaries.push(g.nodes().len());
     let x = norm(g, model, x, &model.norm)?;
     trace.points.push(("norm".into(), x));
@@ -176,7 +250,7 @@ struct Block<'a> {
     layer: &'a Layer,
     index: usize,
     stream: &'a Stream,
-    cache: Option<&'a Cache>,
+    cache: Option<Cached<'a>>,
 }
 
 impl Block<'_> {
@@ -197,9 +271,14 @@ impl Block<'_> {
     fn attention(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<Value> {
         let (config, layer, m) = (&self.model.config, self.layer, self.stream.len());
         let (heads, width) = (config.num_heads, config.head_dim);
-        let (q, k, v) = self.queries(g, x, trace)?;
-        let span = g.bind(&self.stream.span);
-        let o = attention::attention(g, q, k, v, span, (width as f32).powf(-0.5))?;
+        let o = match self.cache {
+            Some(cached) => self.attend(g, x, cached, trace)?,
+            None => {
+                let [q, k, v] = self.queries(g, x, trace)?;
+                let span = g.bind(&self.stream.span);
+                attention::attention(g, [q, k, v], span, Mask::WHOLE, (width as f32).powf(-0.5))?
+            }
+        };
         let mut o = g.view(o, [m, heads * width])?;
         if let Some(fused) = self.fused()
             && let Some(h) = fused.close(g, &layer.o, layer.attn_sub_norm.as_ref(), o, x)?
@@ -215,16 +294,58 @@ impl Block<'_> {
         add::add(g, x, y)
     }
 
-    /// Queries `[m, heads, d]`, and the keys and values that they meet.
-    fn queries(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<(Value, Value, Value)> {
+    /// Attention `[m, heads, d]` over the cache, to which the stream's own keys and values are appended.
+    fn attend(&self, g: &mut Graph, x: Value, cached: Cached<'_>, trace: &mut Trace) -> Result<Value> {
+        let (config, Cached { cache, places }) = (&self.model.config, cached);
+        let shape = [self.stream.len(), config.num_heads, config.head_dim];
+        let rows = g.bind(&cache.rows[self.index]);
+        let q = match self.fused() {
+            Some(fused) => fused.queries(g, x, cached, self.index)?,
+            None => None,
+        };
+        let q = match q {
+            Some(q) => g.view(q, shape)?,
+            None => {
+                let [q, k, v] = self.queries(g, x, trace)?;
+                let slots = g.bind(&places.slots);
+                cache_append::cache_append(g, [k, v], slots, rows)?;
+                q
+            }
+        };
+        let sink_q = if cache.shape.sinks > 0 { self.turn_back(g, q, places)? } else { q };
+        let paged = Paged {
+            q,
+            sink_q,
+            rows: g.bind(&places.seen),
+            table: g.bind(&cache.table),
+            page: cache.shape.format.page,
+            scale: (config.head_dim as f32).powf(-0.5),
+            mask: cache.mask(None),
+            parts: places.parts,
+            prompt: places.prompt,
+        };
+        let parts = match (cache.shape.format.block(config.head_dim), cache.codes.get(self.index)) {
+            (Some(block), Some(codes)) => {
+                let (codes, groups) = (g.bind(codes), g.bind(&places.groups));
+                cache_quantize::cache_quantize(g, rows, groups, block, codes)?;
+                quantized_attention::quantized_attention(g, paged, block, codes, rows)?
+            }
+            _ => paged_attention::paged_attention(g, paged, rows)?,
+        };
+        attention_join::attention_join(g, parts)
+    }
+
+    /// Queries turned back from their place in the text to their place in the cache, for sinks.
+    fn turn_back(&self, g: &mut Graph, q: Value, places: &Places) -> Result<Value> {
+        let tables = &self.model.rope;
+        let (turns, coarse, fine) = (g.bind(&places.turns), g.bind(&tables.coarse), g.bind(&tables.fine));
+        rope::rope_back(g, q, turns, coarse, fine)
+    }
+
+    /// Queries `[m, heads, d]`, keys and values `[m, groups, d]`.
+    fn queries(&self, g: &mut Graph, x: Value, trace: &mut Trace) -> Result<[Value; 3]> {
         let (config, layer, m) = (&self.model.config, self.layer, self.stream.len());
         let (heads, groups, width) = (config.num_heads, config.num_kv_heads, config.head_dim);
-        if let (Some(fused), Some(cache)) = (self.fused(), self.cache)
-            && let Some(q) = fused.queries(g, x, cache, self.index)?
-        {
-            let (keys, values) = (g.bind(&cache.keys[self.index]), g.bind(&cache.values[self.index]));
-            return Ok((g.view(q, [m, heads, width])?, keys, values));
-        }
         let n = norm(g, self.model, x, &layer.attn_norm)?;
         self.point(trace, "input_layernorm", n);
         let mut n = Input::new(n);
@@ -237,8 +358,7 @@ impl Block<'_> {
         let q = self.rotate(g, q, [m, heads, width], layer.q_norm.as_ref())?;
         let k = self.rotate(g, k, [m, groups, width], layer.k_norm.as_ref())?;
         let v = g.view(v, [m, groups, width])?;
-        let (k, v) = self.keys(g, k, v)?;
-        Ok((q, k, v))
+        Ok([q, k, v])
     }
 
     /// Norm per head where the family has one, then RoPE.
@@ -250,16 +370,6 @@ impl Block<'_> {
         let tables = &self.model.rope;
         let (positions, coarse, fine) = (g.bind(&self.stream.positions), g.bind(&tables.coarse), g.bind(&tables.fine));
         rope::rope(g, x, positions, coarse, fine)
-    }
-
-    /// The keys and values that attention reads: the stream's own, or the cache after appending them.
-    fn keys(&self, g: &mut Graph, k: Value, v: Value) -> Result<(Value, Value)> {
-        let Some(cache) = self.cache else { return Ok((k, v)) };
-        let (keys, values) = (g.bind(&cache.keys[self.index]), g.bind(&cache.values[self.index]));
-        let slots = g.bind(&self.stream.slots);
-        cache_append::cache_append(g, k, slots, keys)?;
-        cache_append::cache_append(g, v, slots, values)?;
-        Ok((keys, values))
     }
 
     /// The feed-forward branch with its residual.

@@ -6,9 +6,8 @@
 //! it (ternary, without biases or norms between projection and what follows); the rest is recorded
 //! one op after the other as for many tokens.
 
-use crate::cache::Cache;
 use crate::config::{Activation, Config};
-use crate::forward::Stream;
+use crate::forward::{Cached, Stream};
 use crate::weights::{Layer, Linear, Matrix, Model, Ternary};
 use tritter_runtime::ops::ternary_qkv::Places;
 use tritter_runtime::ops::{gate, ternary_add, ternary_gate, ternary_qkv};
@@ -35,7 +34,7 @@ impl<'a> Fused<'a> {
     }
 
     /// The rotated queries of `x`; keys and values are appended to layer `index` of the cache.
-    pub(crate) fn queries(&self, g: &mut Graph, x: Value, cache: &Cache, index: usize) -> Result<Option<Value>> {
+    pub(crate) fn queries(&self, g: &mut Graph, x: Value, cached: Cached<'_>, index: usize) -> Result<Option<Value>> {
         let layer = self.layer;
         let Some(all) = together([&layer.q, &layer.k, &layer.v]) else { return Ok(None) };
         if layer.q_norm.is_some() || layer.k_norm.is_some() {
@@ -46,9 +45,9 @@ impl<'a> Fused<'a> {
         let to = Places {
             heads: [num_heads, num_kv_heads],
             pos: g.bind(&stream.positions),
-            slot: g.bind(&stream.slots),
+            slot: g.bind(&cached.places.slots),
             tables: [g.bind(&tables.coarse), g.bind(&tables.fine)],
-            caches: [g.bind(&cache.keys[index]), g.bind(&cache.values[index])],
+            cache: g.bind(&cached.cache.rows[index]),
         };
         let norm = self.norm(g, Some(&layer.attn_norm));
         let weights = (g.bind(&all.codes), g.bind(&all.scales));

@@ -42,6 +42,8 @@ pub enum Finish {
     End,
     /// A stop string came.
     Stop,
+    /// The pool of the cache had no page left for it.
+    Pages,
 }
 
 /// A continuation.
@@ -60,6 +62,8 @@ pub struct Generated {
 pub struct Took {
     /// Tokens of prompts that were fed.
     pub prompt_tokens: usize,
+    /// Tokens of prompts that were not fed, because another sequence held the same.
+    pub shared_tokens: usize,
     /// Feeding them, with the first token of each.
     pub prefill: Duration,
     /// From the beginning to the first token.
@@ -111,11 +115,13 @@ struct Row<'t> {
     stops: StopStrings,
     text: String,
     finish: Option<Finish>,
+    /// There is no page for its next token.
+    starved: bool,
 }
 
 impl Row<'_> {
     fn wants(&self) -> bool {
-        self.finish.is_none() && self.asked < self.most
+        self.finish.is_none() && !self.starved && self.asked < self.most
     }
 
     fn produced(&self) -> usize {
@@ -188,22 +194,41 @@ impl<'a> Generator<'a> {
         let mut took = Took::default();
         let mut done: Vec<Option<Generated>> = jobs.iter().map(|_| None).collect();
         let mut rows: Vec<Row<'a>> = Vec::new();
-        let mut waiting = jobs.iter().enumerate();
+        let mut waiting = jobs.iter().enumerate().peekable();
         loop {
             let taken: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
             for sequence in (0..self.session.layout().sequences).filter(|s| !taken.contains(s)) {
-                let Some((index, job)) = waiting.next() else { break };
+                let Some(&(index, job)) = waiting.peek() else { break };
                 let begin = Instant::now();
-                let row = self.feed(index, job, sequence, host, sink)?;
+                let cached = match job.cached {
+                    0 => self.share(job, sequence, &rows)?,
+                    cached => self.session.rewind(sequence, cached)?,
+                };
+                if !self.session.has_room(sequence, job.ids.len() - cached)? {
+                    if rows.is_empty() {
+                        // Nothing will be given back: it never fits.
+                        let (ids, text) = (Vec::new(), String::new());
+                        done[index] = Some(Generated { ids, text, finish: Finish::Pages });
+                        waiting.next();
+                    }
+                    self.session.release(sequence)?;
+                    break;
+                }
+                waiting.next();
+                let row = self.feed(index, job, (sequence, cached), host, sink)?;
                 took.prefill += begin.elapsed();
-                took.prompt_tokens += job.ids.len() - job.cached;
+                took.prompt_tokens += job.ids.len() - cached;
+                took.shared_tokens += if job.cached == 0 { cached } else { 0 };
                 if took.first_token.is_zero() {
                     took.first_token = start.elapsed();
                 }
                 rows.push(row);
             }
             if rows.is_empty() {
-                break;
+                match waiting.peek() {
+                    Some(_) => continue,
+                    None => break,
+                }
             }
             rows.sort_by_key(|row| row.sequence);
             let begin = Instant::now();
@@ -217,7 +242,11 @@ impl<'a> Generator<'a> {
             for row in rows.extract_if(.., |row| row.finish.is_some()) {
                 // A surplus step went past the end.
                 let fed = self.session.position_of(row.sequence)?.min(row.history.len());
-                self.session.rewind(row.sequence, fed)?;
+                if jobs.len() > 1 {
+                    self.session.release(row.sequence)?;
+                } else {
+                    self.session.rewind(row.sequence, fed)?;
+                }
                 let job = row.job;
                 done[job] = Some(row.done(sink)?);
             }
@@ -249,20 +278,36 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// Feeds a prompt and takes the first token.
+    /// Takes over what a sequence in the making has in common with a prompt, if it is a page at least; gives the
+    /// tokens that need not be fed.
+    fn share(&mut self, job: &Job, sequence: usize, rows: &[Row<'_>]) -> Result<usize> {
+        let mut best = (self.session.layout().cache.page, None);
+        for row in rows {
+            let fed = self.session.position_of(row.sequence)?.min(job.ids.len() - 1);
+            let common = row.history.iter().zip(&job.ids).take(fed).take_while(|(a, b)| a == b).count();
+            if common >= best.0 {
+                best = (common, Some(row.sequence));
+            }
+        }
+        match best {
+            (common, Some(from)) => self.session.fork(from, sequence, common),
+            _ => self.session.release(sequence).map(|()| 0),
+        }
+    }
+
+    /// Feeds the rest of a prompt and takes the first token.
     fn feed(
         &mut self,
         index: usize,
         job: &Job,
-        sequence: usize,
+        (sequence, cached): (usize, usize),
         host: bool,
         sink: &mut dyn FnMut(usize, &str),
     ) -> Result<Row<'a>> {
         let draw = Draw::of(&job.sampling, job.seed).unwrap_or(Draw::GREEDY);
         self.session.set_draw_of(sequence, draw)?;
         let sampler = if host { Some(Sampler::new(job.sampling, job.seed)?) } else { None };
-        self.session.rewind(sequence, job.cached)?;
-        self.session.prefill_of(sequence, &job.ids[job.cached..])?;
+        self.session.prefill_of(sequence, &job.ids[cached..])?;
         let mut row = Row {
             job: index,
             sequence,
@@ -275,6 +320,7 @@ impl<'a> Generator<'a> {
             stops: StopStrings::new(&self.stops),
             text: String::new(),
             finish: (job.max_tokens == 0).then_some(Finish::Length),
+            starved: false,
         };
         let token = match &mut row.sampler {
             None => self.session.token()?.wait()?,
@@ -294,8 +340,14 @@ impl<'a> Generator<'a> {
         let depth = if host { 1 } else { self.ahead + 1 };
         let mut under_way: VecDeque<(Vec<bool>, PendingTokens)> = VecDeque::new();
         loop {
-            let finished = rows.iter().any(|row| row.finish.is_some());
-            while !finished && under_way.len() < depth && rows.iter().any(Row::wants) {
+            let finished = |rows: &[Row<'_>]| rows.iter().any(|row| row.finish.is_some() || row.starved);
+            while !finished(rows) && under_way.len() < depth && rows.iter().any(Row::wants) {
+                for row in rows.iter_mut().filter(|row| row.wants()) {
+                    row.starved = !self.session.has_room(row.sequence, 1)?;
+                }
+                if finished(rows) {
+                    break;
+                }
                 let live: Vec<bool> = rows.iter().map(Row::wants).collect();
                 let row = |(row, &live): (&Row<'_>, &bool)| BatchRow { sequence: row.sequence, live };
                 self.session.step_batch(&rows.iter().zip(&live).map(row).collect::<Vec<_>>())?;
@@ -307,7 +359,12 @@ impl<'a> Generator<'a> {
                 }
                 under_way.push_back((live, self.session.tokens()?));
             }
-            let Some((live, tokens)) = under_way.pop_front() else { return Ok(()) };
+            let Some((live, tokens)) = under_way.pop_front() else {
+                for row in rows.iter_mut().filter(|row| row.starved && row.finish.is_none()) {
+                    row.finish = Some(Finish::Pages);
+                }
+                return Ok(());
+            };
             let tokens = if host { self.choose(rows)? } else { tokens.wait()? };
             for ((row, token), _) in
                 rows.iter_mut().zip(tokens).zip(live).filter(|((row, _), live)| *live && row.finish.is_none())
@@ -340,6 +397,10 @@ impl<'a> Generator<'a> {
             let mut ids = vec![row.last()];
             ids.extend(&draft);
             let fed = self.session.position_of(row.sequence)?;
+            if !self.session.has_room(row.sequence, ids.len())? {
+                row.finish = Some(Finish::Pages);
+                return Ok(());
+            }
             self.session.verify(row.sequence, &ids)?;
             let tokens = self.session.tokens()?.wait()?;
             let right = draft.iter().zip(&tokens).take_while(|(draft, token)| draft == token).count();

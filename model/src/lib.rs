@@ -8,10 +8,13 @@
 
 mod byte_level;
 mod json_fields;
+mod pages;
+mod places;
 mod safetensors_header;
 
 pub mod bpe_train;
 pub mod cache;
+pub mod cache_image;
 pub mod chat_template;
 pub mod config;
 pub mod config_json;

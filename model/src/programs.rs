@@ -7,11 +7,12 @@
 //! powers of two, rows that are left over are padding. Padding goes to a row beyond the cache, which
 //! nothing keeps.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheFormat, CacheShape};
 use crate::error::{Error, Result};
-use crate::forward::{self, Stream, Trace};
+use crate::forward::{self, Cached, Places, Stream, Trace};
 use crate::weights::Model;
 use tritter_runtime::device::{Arena, Program};
+use tritter_runtime::ops::attention::mask::NO_WINDOW;
 use tritter_runtime::ops::sample::{self, Drawing};
 use tritter_runtime::ops::{copy, gather};
 use tritter_runtime::{DType, Device, Graph, Plan, Tensor, Value};
@@ -31,19 +32,37 @@ pub struct Layout {
     pub sequences: usize,
     /// Most rows of a step, at least one: sequences that decode together, or a draft and the token before it.
     pub rows: usize,
-    /// f32 or f16.
-    pub cache: DType,
+    /// How the cache is stored.
+    pub cache: CacheFormat,
+    /// Keys that a token sees, itself included; `None` for all. What went by is dropped from the cache.
+    pub window: Option<usize>,
+    /// First tokens of the text that are seen whatever the window is (attention sinks, Xiao et al. 2023); a
+    /// query meets them as if what was dropped had never been.
+    pub sinks: usize,
+    /// Most tokens of a chunk of a prompt, of [`CHUNKS`].
+    pub chunk: usize,
+    /// Pages of the pool; `None` for as many as all sequences can fill.
+    pub pages: Option<usize>,
 }
 
 impl Layout {
     /// One sequence that decodes token by token.
-    pub fn single(capacity: usize, cache: DType) -> Layout {
-        Layout { capacity, sequences: 1, rows: 1, cache }
+    pub fn single(capacity: usize, cache: CacheFormat) -> Layout {
+        let chunk = CHUNKS[CHUNKS.len() - 1];
+        Layout { capacity, sequences: 1, rows: 1, cache, window: None, sinks: 0, chunk, pages: None }
     }
 
-    /// Checks it against a model; gives the rows of its cache.
-    pub(crate) fn check(&self, model: &Model) -> Result<usize> {
-        let Layout { capacity, sequences, rows, .. } = *self;
+    /// Lengths of chunks, rising: none is twice as long as it need be.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = usize> {
+        let (capacity, most) = (self.capacity, self.chunk);
+        let needed = move |i: &usize| i.checked_sub(1).map_or(1, |i| CHUNKS[i]) < capacity && CHUNKS[*i] <= most;
+        (0..CHUNKS.len()).filter(needed).map(|i| CHUNKS[i])
+    }
+
+    /// Checks it against a model; gives the shape of its cache.
+    pub(crate) fn check(&self, model: &Model) -> Result<CacheShape> {
+        let Layout { capacity, sequences, rows, cache, window, sinks, chunk, .. } = *self;
+        cache.check()?;
         if capacity == 0 || capacity > model.positions {
             return Err(Error::Context { needed: capacity, available: model.positions });
         }
@@ -52,9 +71,37 @@ impl Layout {
                 "{sequences} sequences in steps of {rows} rows; there must be one at least and {MOST_ROWS} rows at most"
             )));
         }
+        if !CHUNKS.contains(&chunk) {
+            return Err(Error::Session(format!("chunks of {chunk} tokens; there are {CHUNKS:?}")));
+        }
+        match window {
+            Some(0) => return Err(Error::Session("a window of 0 tokens sees nothing; it must be 1 at least".into())),
+            Some(window) if sinks > window => {
+                return Err(Error::Session(format!("{sinks} sinks are more than the window of {window} tokens")));
+            }
+            None if sinks > 0 => {
+                return Err(Error::Session(format!("{sinks} sinks without a window: all tokens are seen anyway")));
+            }
+            _ => {}
+        }
+        let entries = capacity.div_ceil(cache.page);
+        let longest = self.chunks().last().unwrap_or(0).max(rows);
+        // What a window still sees, what a chunk writes, and pages that are partly one or the other.
+        let held =
+            |window: usize| (sinks.div_ceil(cache.page) + (window + longest).div_ceil(cache.page) + 2).min(entries);
+        let held = window.map_or(entries, held);
         // Rows of the cache are numbered in u32, and one number stands for none.
-        let total = sequences.checked_mul(capacity).filter(|&total| total < u32::MAX as usize);
-        total.ok_or(Error::Context { needed: capacity, available: u32::MAX as usize / sequences })
+        let most = sequences
+            .checked_mul(held)
+            .filter(|pages| pages.checked_mul(cache.page).is_some_and(|rows| rows < u32::MAX as usize));
+        let most = most.ok_or(Error::Context { needed: capacity, available: u32::MAX as usize / sequences })?;
+        let pages = self.pages.map_or(most, |pages| pages.min(most));
+        if pages == 0 {
+            return Err(Error::Session("a pool of 0 pages holds no token".into()));
+        }
+        let ring = cache.ring(longest);
+        let window = window.and_then(|window| u32::try_from(window).ok()).unwrap_or(NO_WINDOW);
+        Ok(CacheShape { format: cache, sequences, entries, pages, ring, window, sinks: sinks as u32 })
     }
 }
 
@@ -104,6 +151,7 @@ impl Drawn {
 #[derive(Debug)]
 pub(crate) struct Recorded {
     stream: Stream,
+    places: Places,
     pick: Option<Tensor>,
     drawn: Drawn,
     pub(crate) graph: Graph,
@@ -122,10 +170,9 @@ impl Programs {
     pub(crate) fn record(model: &Model, cache: &Cache, layout: &Layout) -> Result<Programs> {
         let widths = (0..).map(|i| 1 << i).take_while(|width| *width < 2 * layout.rows);
         let steps: Vec<Recorded> = widths.map(|rows| step(model, cache, rows)).collect::<Result<_>>()?;
-        let lengths = (0..CHUNKS.len()).filter(|&i| i.checked_sub(1).map_or(1, |i| CHUNKS[i]) < layout.capacity);
         let first = steps.first().map(|step| step.drawn.clone());
         let drawn = first.ok_or_else(|| Error::Session("a step has no rows".into()))?;
-        let chunks = lengths.map(|i| chunk(model, cache, &drawn, CHUNKS[i])).collect::<Result<_>>()?;
+        let chunks = layout.chunks().map(|m| chunk(model, cache, &drawn, m)).collect::<Result<_>>()?;
         Ok(Programs { chunks, steps })
     }
 
@@ -139,28 +186,32 @@ fn step(model: &Model, cache: &Cache, rows: usize) -> Result<Recorded> {
     let mut stream = Stream::new(&format!("step{rows}"), rows);
     let drawn = Drawn::new(rows, model.config.vocab_size);
     stream.ids = drawn.tokens.clone();
+    let places = Places::new(&format!("step{rows}"), rows, &cache.shape, false);
+    let cached = Some(Cached { cache, places: &places });
     let mut graph = Graph::new(format!("step of {rows}"));
     let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
+    let x = forward::hidden(g, model, &stream, cached, DType::F32, &mut Trace::default())?;
     let x = forward::logits(g, model, x)?;
     drawn.record(g, x)?;
     let plan = Plan::new(&graph);
-    Ok(Recorded { stream, pick: None, drawn, graph, plan })
+    Ok(Recorded { stream, places, pick: None, drawn, graph, plan })
 }
 
 /// `m` tokens of one sequence.
 fn chunk(model: &Model, cache: &Cache, drawn: &Drawn, m: usize) -> Result<Recorded> {
     let stream = Stream::new(&format!("chunk{m}"), m);
     let pick = Tensor::input(format!("chunk{m}.pick"), [1], DType::U32);
+    let places = Places::new(&format!("chunk{m}"), m, &cache.shape, true);
+    let cached = Some(Cached { cache, places: &places });
     let mut graph = Graph::new(format!("{m} tokens"));
     let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, Some(cache), DType::F32, &mut Trace::default())?;
+    let x = forward::hidden(g, model, &stream, cached, DType::F32, &mut Trace::default())?;
     let row = g.bind(&pick);
     let x = gather::gather(g, x, row, DType::F32)?;
     let x = forward::logits(g, model, x)?;
     drawn.record(g, x)?;
     let plan = Plan::new(&graph);
-    Ok(Recorded { stream, pick: Some(pick), drawn: drawn.clone(), graph, plan })
+    Ok(Recorded { stream, places, pick: Some(pick), drawn: drawn.clone(), graph, plan })
 }
 
 /// One row of a run.
@@ -168,15 +219,18 @@ fn chunk(model: &Model, cache: &Cache, drawn: &Drawn, m: usize) -> Result<Record
 pub(crate) struct Row {
     /// Angle of RoPE.
     pub(crate) position: u32,
-    /// Row of the cache that it writes.
+    /// Whole row of the cache that it writes.
     pub(crate) slot: u32,
-    /// First and last row of the cache that it sees.
-    pub(crate) span: [u32; 2],
+    /// Sequence, first and last key that it sees, first key that it sees whole.
+    pub(crate) seen: [u32; 4],
+    /// Positions by which its query turns back for sinks.
+    pub(crate) turn: u32,
 }
 
 /// A compiled program.
 pub(crate) struct Ready {
     stream: Stream,
+    places: Places,
     pick: Option<Tensor>,
     pub(crate) drawn: Drawn,
     pub(crate) program: Box<dyn Program>,
@@ -189,7 +243,7 @@ impl Recorded {
         }
         device.write(&self.drawn.recent, &vec![sample::EMPTY; self.drawn.recent.spec().elements()])?;
         let program = device.compile(&self.graph, &self.plan, arena)?;
-        Ok(Ready { stream: self.stream, pick: self.pick, drawn: self.drawn, program })
+        Ok(Ready { stream: self.stream, places: self.places, pick: self.pick, drawn: self.drawn, program })
     }
 }
 
@@ -206,17 +260,26 @@ impl Ready {
         Ok(device.write(&self.stream.ids, &ids)?)
     }
 
-    /// Writes where the rows stand and puts a run into the queue. Padding sees what the last row sees,
-    /// for spans must not fall, and is written to row `beyond` of the cache.
-    pub(crate) fn run(&self, device: &Device, rows: &[Row], beyond: usize) -> Result<()> {
+    /// Writes where the rows stand and what becomes codes, and puts a run into the queue. Padding sees what the
+    /// last row sees, for spans must not fall, and is kept nowhere.
+    pub(crate) fn run(&self, device: &Device, rows: &[Row], groups: &[[u32; 2]]) -> Result<()> {
         let Some(last) = rows.last() else { return Ok(()) };
         let mut rows = rows.to_vec();
         let valid = rows.len() as u32;
-        rows.resize(self.len(), Row { slot: beyond as u32, ..*last });
+        rows.resize(self.len(), Row { slot: u32::MAX, ..*last });
         let column = |f: fn(&Row) -> u32| rows.iter().map(f).collect::<Vec<u32>>();
         device.write(&self.stream.positions, &column(|r| r.position))?;
-        device.write(&self.stream.slots, &column(|r| r.slot))?;
-        device.write(&self.stream.span, &rows.iter().flat_map(|r| r.span).collect::<Vec<u32>>())?;
+        let places = &self.places;
+        device.write(&places.slots, &column(|r| r.slot))?;
+        device.write(&places.seen, &rows.iter().flat_map(|r| r.seen).collect::<Vec<u32>>())?;
+        if places.turns.buffer().is_some() {
+            device.write(&places.turns, &column(|r| r.turn))?;
+        }
+        if places.groups.buffer().is_some() {
+            let mut groups = groups.to_vec();
+            groups.resize(places.groups.spec().rows(), [0, u32::MAX]);
+            device.write(&places.groups, &groups.concat())?;
+        }
         if let Some(pick) = &self.pick {
             device.write(pick, &[valid - 1])?;
         }

@@ -1,21 +1,23 @@
 //! Inference: prefill in chunks and decoding in steps, for one sequence or several over one cache.
 //!
-//! Every sequence has a region of the cache's rows, a position and its own way to draw. The tokens that
+//! Every sequence has pages of the cache, a position and its own way to draw. The tokens that
 //! a step draws stay on the device and are the next step's input, so a step needs nothing from the host
 //! but positions, and the next one can be put into the queue before this one's tokens are read.
 //!
 //! A run that went too far (past an end, along a wrong draft) is taken back by [`Session::rewind`]: keys
 //! beyond a position are never read, so nothing else is to be undone.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheFormat};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host_sampling::Sampling;
+use crate::places::Sequences;
 use crate::programs::{CONTROL, Drawn, Layout, Programs, Ready, Row};
 use crate::weights::Model;
 use std::collections::HashSet;
 use tritter_runtime::device::{Pending, Program};
 use tritter_runtime::tensor::Role;
-use tritter_runtime::{DType, Device, Plan, Tensor};
+use tritter_runtime::{Device, Plan, Tensor};
 
 /// How a token is drawn on the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,13 +64,13 @@ pub struct SessionPlan {
 
 impl SessionPlan {
     /// Plans a session for one sequence of `capacity` positions. Takes no device memory.
-    pub fn new(model: &Model, capacity: usize, cache: DType) -> Result<SessionPlan> {
+    pub fn new(model: &Model, capacity: usize, cache: CacheFormat) -> Result<SessionPlan> {
         SessionPlan::with(model, Layout::single(capacity, cache))
     }
 
     /// Plans a session. Takes no device memory.
     pub fn with(model: &Model, layout: Layout) -> Result<SessionPlan> {
-        let cache = Cache::new(&model.config, layout.check(model)?, layout.cache);
+        let cache = Cache::new(&model.config, layout.check(model)?);
         let programs = Programs::record(model, &cache, &layout)?;
         Ok(SessionPlan { model: model.clone(), layout, cache, programs })
     }
@@ -122,7 +124,7 @@ impl SessionPlan {
             1 => format!("a context of {capacity} tokens"),
             _ => format!("{sequences} sequences with a context of {capacity} tokens"),
         };
-        device.check_budget(&what, self.total(), "use a smaller --context or an f16 cache")?;
+        device.check_budget(&what, self.total(), "use a smaller --context or a smaller cache type")?;
         let arena = device.arena(&self.plans())?;
         let compile = |programs: Vec<_>| -> Result<Vec<Stage>> {
             let stage =
@@ -131,11 +133,13 @@ impl SessionPlan {
         };
         Ok(Session {
             device: device.clone(),
-            vocab: self.model.config.vocab_size,
+            config: self.model.config.clone(),
             layout: self.layout,
             chunks: compile(self.programs.chunks)?,
             steps: compile(self.programs.steps)?,
-            sequences: vec![Sequence { position: 0, draw: Draw::GREEDY }; sequences],
+            draws: vec![Draw::GREEDY; sequences],
+            sequences: Sequences::new(self.cache.shape),
+            cache: self.cache,
             newest: 0,
         })
     }
@@ -145,13 +149,6 @@ impl SessionPlan {
 struct Stage {
     ready: Ready,
     control: Vec<f32>,
-}
-
-/// Where a sequence stands.
-#[derive(Clone, Copy, Debug)]
-struct Sequence {
-    position: usize,
-    draw: Draw,
 }
 
 /// A row of a batch.
@@ -166,12 +163,14 @@ pub struct BatchRow {
 /// A running session: weights, cache, programs and positions. Functions that name no sequence are about
 /// the first.
 pub struct Session {
-    device: Device,
-    vocab: usize,
+    pub(crate) device: Device,
+    pub(crate) config: Config,
     layout: Layout,
     chunks: Vec<Stage>,
     steps: Vec<Stage>,
-    sequences: Vec<Sequence>,
+    draws: Vec<Draw>,
+    pub(crate) sequences: Sequences,
+    pub(crate) cache: Cache,
     /// The step whose tokens and logits are those of the last run.
     newest: usize,
 }
@@ -179,12 +178,13 @@ pub struct Session {
 impl Session {
     /// Tokens in the cache.
     pub fn position(&self) -> usize {
-        self.sequences[0].position
+        self.sequences.each[0].position
     }
 
     /// Tokens of a sequence in the cache.
     pub fn position_of(&self, sequence: usize) -> Result<usize> {
-        Ok(self.sequence(sequence)?.position)
+        self.known_sequence(sequence)?;
+        Ok(self.sequences.each[sequence].position)
     }
 
     /// Positions that the cache holds for a sequence.
@@ -205,17 +205,28 @@ impl Session {
     /// Forgets all tokens of all sequences. The cache's content need not be cleared: nothing beyond a
     /// position is read.
     pub fn reset(&mut self) {
-        self.sequences.iter_mut().for_each(|s| s.position = 0);
+        (0..self.layout.sequences).for_each(|sequence| _ = self.sequences.rewind(sequence, 0));
     }
 
-    /// Forgets the tokens of a sequence from `position` on.
-    pub fn rewind(&mut self, sequence: usize, position: usize) -> Result<()> {
-        let now = self.sequence(sequence)?.position;
+    /// Forgets the tokens of a sequence from `position` on; gives the position that it really goes back to. That is
+    /// less where a window dropped what it would see, or integers are all that is left of the newest tokens:
+    /// the tokens between are to be fed again.
+    pub fn rewind(&mut self, sequence: usize, position: usize) -> Result<usize> {
+        let now = self.position_of(sequence)?;
         if position > now {
             return Err(Error::Session(format!("position {position} is ahead of the {now} tokens fed")));
         }
-        self.sequences[sequence].position = position;
-        Ok(())
+        Ok(self.sequences.rewind(sequence, position))
+    }
+
+    /// Forgets a sequence, so that others can have its pages.
+    pub fn release(&mut self, sequence: usize) -> Result<()> {
+        self.rewind(sequence, 0).map(drop)
+    }
+
+    /// Pages of the pool that no sequence holds.
+    pub fn free_pages(&self) -> usize {
+        self.sequences.pages.free()
     }
 
     /// Sets how tokens are drawn from now on.
@@ -225,8 +236,8 @@ impl Session {
 
     /// Sets how a sequence's tokens are drawn from now on.
     pub fn set_draw_of(&mut self, sequence: usize, draw: Draw) -> Result<()> {
-        self.sequence(sequence)?;
-        self.sequences[sequence].draw = draw;
+        self.known_sequence(sequence)?;
+        self.draws[sequence] = draw;
         Ok(())
     }
 
@@ -246,10 +257,12 @@ impl Session {
             let (part, tail) = rest.split_at(rest.len().min(chunk.map_or(1, |i| self.chunks[i].ready.len())));
             let stage = chunk.map_or(&self.steps[0], |i| &self.chunks[i]);
             stage.ready.write_ids(&self.device, part)?;
-            let rows: Vec<Row> = (0..part.len()).map(|i| self.row(sequence, i)).collect();
-            let next = self.sequences[sequence].position + part.len();
-            self.run(chunk.map_or(Which::Step(0), Which::Chunk), &rows, &[(sequence, next)])?;
-            self.sequences[sequence].position = next;
+            self.reserve(sequence, part.len())?;
+            let rows: Vec<Row> = (0..part.len()).map(|i| self.sequences.row(sequence, i)).collect();
+            let groups = self.sequences.groups(sequence, part.len());
+            let next = self.sequences.each[sequence].position + part.len();
+            self.run(chunk.map_or(Which::Step(0), Which::Chunk), &rows, &groups, &[(sequence, next)])?;
+            self.sequences.advance(sequence, part.len());
             rest = tail;
         }
         Ok(())
@@ -282,17 +295,21 @@ impl Session {
             return Err(Error::Session("rows of a step must be of different sequences, in order".into()));
         }
         let step = self.step_of(batch.len())?;
-        let (mut rows, mut draws) = (Vec::new(), Vec::new());
-        for &BatchRow { sequence, live } in batch {
-            self.room(sequence, usize::from(live))?;
-            let position = self.sequences[sequence].position;
-            let dead = Row { slot: self.beyond() as u32, ..self.row_at(sequence, position.saturating_sub(1)) };
-            rows.push(if live { self.row(sequence, 0) } else { dead });
-            draws.push((sequence, position + 1));
+        for row in batch {
+            self.room(row.sequence, usize::from(row.live))?;
+            self.reserve(row.sequence, usize::from(row.live))?;
         }
-        self.run(Which::Step(step), &rows, &draws)?;
+        let (mut rows, mut groups, mut draws) = (Vec::new(), Vec::new(), Vec::new());
+        for &BatchRow { sequence, live } in batch {
+            if live {
+                groups.extend(self.sequences.groups(sequence, 1));
+            }
+            rows.push(if live { self.sequences.row(sequence, 0) } else { Sequences::dead() });
+            draws.push((sequence, self.sequences.each[sequence].position + 1));
+        }
+        self.run(Which::Step(step), &rows, &groups, &draws)?;
         for row in batch.iter().filter(|row| row.live) {
-            self.sequences[row.sequence].position += 1;
+            self.sequences.advance(row.sequence, 1);
         }
         Ok(())
     }
@@ -303,11 +320,13 @@ impl Session {
         self.room(sequence, ids.len())?;
         let step = self.step_of(ids.len())?;
         self.steps[step].ready.write_ids(&self.device, ids)?;
-        let rows: Vec<Row> = (0..ids.len()).map(|i| self.row(sequence, i)).collect();
-        let first = self.sequences[sequence].position;
+        self.reserve(sequence, ids.len())?;
+        let rows: Vec<Row> = (0..ids.len()).map(|i| self.sequences.row(sequence, i)).collect();
+        let groups = self.sequences.groups(sequence, ids.len());
+        let first = self.sequences.each[sequence].position;
         let draws: Vec<_> = (1..=ids.len()).map(|i| (sequence, first + i)).collect();
-        self.run(Which::Step(step), &rows, &draws)?;
-        self.sequences[sequence].position += ids.len();
+        self.run(Which::Step(step), &rows, &groups, &draws)?;
+        self.sequences.advance(sequence, ids.len());
         Ok(())
     }
 
@@ -357,20 +376,20 @@ impl Session {
         &self.steps[self.newest].ready.drawn
     }
 
-    fn sequence(&self, sequence: usize) -> Result<&Sequence> {
-        let missing = || Error::Session(format!("sequence {sequence} of {}", self.sequences.len()));
-        self.sequences.get(sequence).ok_or_else(missing)
+    fn known_sequence(&self, sequence: usize) -> Result<()> {
+        let there = sequence < self.layout.sequences;
+        there.then_some(()).ok_or_else(|| Error::Session(format!("sequence {sequence} of {}", self.layout.sequences)))
     }
 
     fn known(&self, ids: &[u32]) -> Result<()> {
-        match ids.iter().find(|&&id| id as usize >= self.vocab) {
-            Some(id) => Err(Error::Vocabulary { id: *id, vocab: self.vocab }),
+        match ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            Some(id) => Err(Error::Vocabulary { id: *id, vocab: self.config.vocab_size }),
             None => Ok(()),
         }
     }
 
-    fn room(&self, sequence: usize, tokens: usize) -> Result<()> {
-        let needed = self.sequence(sequence)?.position.saturating_add(tokens);
+    pub(crate) fn room(&self, sequence: usize, tokens: usize) -> Result<()> {
+        let needed = self.position_of(sequence)?.saturating_add(tokens);
         if needed > self.layout.capacity {
             return Err(Error::Context { needed, available: self.layout.capacity });
         }
@@ -385,29 +404,44 @@ impl Session {
         })
     }
 
-    /// A row of the cache that it does not have.
-    fn beyond(&self) -> usize {
-        self.layout.sequences * self.layout.capacity
+    /// Whether there are pages for the next tokens of a sequence, which then are its own; of a prompt longer than
+    /// a window, for its first chunk.
+    pub fn has_room(&mut self, sequence: usize, tokens: usize) -> Result<bool> {
+        let tokens = if self.layout.window.is_some() { tokens.min(self.layout.chunk) } else { tokens };
+        match self.reserve(sequence, tokens) {
+            Err(Error::Pages { .. }) => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
-    /// The row of a sequence's token `ahead` of its position.
-    fn row(&self, sequence: usize, ahead: usize) -> Row {
-        self.row_at(sequence, self.sequences[sequence].position + ahead)
+    /// Takes the pages that the next tokens of a sequence need, before anything else is changed.
+    pub fn reserve(&mut self, sequence: usize, tokens: usize) -> Result<()> {
+        self.known_sequence(sequence)?;
+        let none = || Error::Pages { sequence, pages: self.cache.shape.pages };
+        if let Some((from, to)) = self.sequences.reserve(sequence, tokens).ok_or_else(none)? {
+            self.cache.copy_page(&self.device, from, to)?;
+        }
+        Ok(())
     }
 
-    fn row_at(&self, sequence: usize, position: usize) -> Row {
-        let first = sequence * self.layout.capacity;
-        let slot = (first + position) as u32;
-        Row { position: position as u32, slot, span: [first as u32, slot] }
+    /// Writes what changed of the block table.
+    fn write_table(&mut self) -> Result<()> {
+        let entries = self.cache.shape.entries;
+        for (sequence, first, pages) in self.sequences.pages.changes() {
+            let offset = 4 * (sequence * entries + first) as u64;
+            self.device.write_at(&self.cache.table, offset, bytemuck::cast_slice(pages))?;
+        }
+        Ok(())
     }
 
     /// Runs a program whose rows draw as these sequences do; the number of a draw is its position, so it
     /// does not depend on how the tokens before it were fed.
-    fn run(&mut self, which: Which, rows: &[Row], draws: &[(usize, usize)]) -> Result<()> {
-        let (width, beyond) = (self.steps[which.step()].ready.len(), self.beyond());
+    fn run(&mut self, which: Which, rows: &[Row], groups: &[[u32; 2]], draws: &[(usize, usize)]) -> Result<()> {
+        self.write_table()?;
+        let width = self.steps[which.step()].ready.len();
         let (mut control, mut random) = (Vec::new(), Vec::new());
         for &(sequence, number) in draws {
-            let draw = self.sequences[sequence].draw;
+            let draw = self.draws[sequence];
             control.extend(draw.control());
             random.extend([draw.seed, number as u32]);
         }
@@ -423,7 +457,7 @@ impl Session {
             Which::Chunk(i) => &self.chunks[i],
             Which::Step(i) => &self.steps[i],
         };
-        stage.ready.run(&self.device, rows, beyond)?;
+        stage.ready.run(&self.device, rows, groups)?;
         self.newest = which.step();
         Ok(())
     }

@@ -5,6 +5,7 @@
 use std::path::Path;
 use tritter_model::Config;
 use tritter_model::bpe_train::train_bpe;
+use tritter_model::cache::CacheFormat;
 use tritter_model::config::Family;
 use tritter_model::generator::{Finish, Generated, Generator, Job, Took};
 use tritter_model::host_sampling::{Random, Sampling};
@@ -16,7 +17,7 @@ use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{Form, Model};
-use tritter_runtime::{DType, cpu};
+use tritter_runtime::cpu;
 
 /// A ternary model with grouped heads, small and with ragged sizes.
 fn small(seed: u64) -> Model {
@@ -33,7 +34,8 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn session(model: &Model, sequences: usize, rows: usize) -> Session {
-    let layout = Layout { capacity: 96, sequences, rows, cache: DType::F32 };
+    let layout =
+        Layout { capacity: 96, sequences, rows, cache: CacheFormat::F32, ..Layout::single(0, CacheFormat::F32) };
     SessionPlan::with(model, layout).unwrap().open(&cpu::open()).unwrap()
 }
 
@@ -241,7 +243,8 @@ fn logits_of_a_step_of_several_rows_stay_within_the_bound() {
 #[test]
 fn what_a_session_has_no_room_for_is_refused() {
     let model = small(6);
-    let layout = Layout { capacity: 96, sequences: 2, rows: 2, cache: DType::F32 };
+    let layout =
+        Layout { capacity: 96, sequences: 2, rows: 2, cache: CacheFormat::F32, ..Layout::single(0, CacheFormat::F32) };
     for bad in [
         Layout { sequences: 0, ..layout },
         Layout { rows: 0, ..layout },
@@ -276,7 +279,13 @@ fn all_programs_of_a_deep_model_are_planned() {
     let model = Model::new(&config, Form::Run, 4096);
     let plan = |rows| {
         let start = std::time::Instant::now();
-        let layout = Layout { capacity: 4096, sequences: 1, rows, cache: DType::F32 };
+        let layout = Layout {
+            capacity: 4096,
+            sequences: 1,
+            rows,
+            cache: CacheFormat::F32,
+            ..Layout::single(0, CacheFormat::F32)
+        };
         let plan = SessionPlan::with(&model, layout).unwrap();
         println!("steps of up to {rows} rows: recorded and planned in {:?}", start.elapsed());
         plan

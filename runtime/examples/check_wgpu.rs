@@ -1,6 +1,6 @@
-//! Checks named rows on a wgpu device, software adapters included, against their references.
+//! Checks named rows on a wgpu device, software adapters included, or on the CPU, against their references.
 //!
-//! `cargo run -p tritter-runtime --example check_wgpu -- [--variant NAME] [--uniform] [--seed N] ROW...`
+//! `cargo run -p tritter-runtime --example check_wgpu -- [--cpu] [--variant NAME] [--uniform] [--seed N] ROW...`
 //!
 //! Prints a line for every row and variant that ran, with its worst error, and one for every failure.
 //! `--variant` checks only the cases that the variant takes, `--uniform` passes parameters as browsers
@@ -18,17 +18,19 @@ use tritter_runtime::{Error, Opened, Result};
 fn main() -> Result<ExitCode> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64);
     let (mut options, mut seed, mut rows) = (Options { allow_software: true, ..Options::default() }, clock, Vec::new());
+    let mut cpu = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--variant" => options.variant = arguments.next(),
+            "--cpu" => cpu = true,
             "--uniform" => options.uniform_params = true,
             "--seed" => seed = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(seed),
             _ => rows.push(argument),
         }
     }
     let variant = options.variant.clone();
-    let device = match gpu::open_with(options) {
+    let device = match if cpu { Opened::Ready(tritter_runtime::cpu::open()) } else { gpu::open_with(options) } {
         Opened::Ready(device) => device,
         Opened::Absent { why } => return Err(Error::Absent { name: "wgpu".into(), why }),
     };

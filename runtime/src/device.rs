@@ -266,6 +266,18 @@ impl Device {
         self.0.fetch(self.buffer(tensor)?, 0, tensor.spec().bytes())
     }
 
+    /// Reads stored bytes (a multiple of 4) from a byte offset (a multiple of 4) on and waits for them.
+    pub fn read_at(&self, tensor: &Tensor, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        let size = tensor.spec().bytes();
+        if offset.checked_add(bytes).is_none_or(|end| end > size)
+            || !bytes.is_multiple_of(4)
+            || !offset.is_multiple_of(4)
+        {
+            return Err(Error::Range { tensor: tensor.name().into(), offset, found: bytes, size });
+        }
+        self.0.fetch(self.buffer(tensor)?, offset, bytes)?.wait()
+    }
+
     /// Reads a whole tensor of 4-byte elements or stored words and waits for it.
     pub fn read<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
         let bytes = self.fetch(tensor)?.wait()?;

@@ -1,6 +1,13 @@
 //! A small counter-free generator for initial weights and tests: SplitMix64
 //! (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 
+/// A seed that no other run had, for tests; they print it when they fail.
+#[cfg(test)]
+pub(crate) fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(1, |t| t.as_nanos() as u64)
+}
+
 /// SplitMix64.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Random(u64);

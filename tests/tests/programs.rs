@@ -1,6 +1,7 @@
 //! Whole programs on every device: training, decoding, packing, and what they must agree on.
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tritter_model::cache::CacheFormat;
 use tritter_model::config::{Config, Family};
 use tritter_model::presets::preset;
 use tritter_model::save::{Floats, Layout, packed_config, write_folder};
@@ -11,7 +12,7 @@ use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::random::Random;
-use tritter_runtime::{DType, Device, Opened};
+use tritter_runtime::{Device, Opened};
 use tritter_tests::{devices, fresh_seed};
 use tritter_trainer::data::Batch;
 use tritter_trainer::steps::{Hyper, Outcome, Precision, Shape, Steps, StepsPlan};
@@ -73,7 +74,7 @@ fn decode_equals_one_pass(device: &Device) -> Result<(), Failed> {
     let model = loaded(device, &config, Form::Run, seed)?;
     let tokens = ids(&mut random, 40, config.vocab_size);
     let whole = Scorer::new(device, &model, tokens.len(), false)?.run(&tokens, 1)?;
-    let mut session = SessionPlan::new(&model, tokens.len(), DType::F32)?.open(device)?;
+    let mut session = SessionPlan::new(&model, tokens.len(), CacheFormat::F32)?.open(device)?;
     let start = 1 + random.below(30) as usize;
     session.prefill(&tokens[..start])?;
     for at in start..=tokens.len() {
@@ -103,7 +104,7 @@ fn fifty_prompts_build_nothing(device: &Device) -> Result<(), Failed> {
     let mut random = Random::new(seed);
     let config = small(Family::Bitnet);
     let model = loaded(device, &config, Form::Run, seed)?;
-    let mut session = SessionPlan::new(&model, 128, DType::F16)?.open(device)?;
+    let mut session = SessionPlan::new(&model, 128, CacheFormat::F16)?.open(device)?;
     session.set_draw(Draw { temperature: 0.8, top_k: 20, seed: 3, ..Draw::GREEDY })?;
     let mut talk = |session: &mut Session, n: usize| -> Result<u32, Failed> {
         session.reset();

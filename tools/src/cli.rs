@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use tritter_model::cache::CacheFormat;
 
 /// Train and run ternary transformers on the GPU you own.
 #[derive(Parser, Debug)]
@@ -318,9 +319,9 @@ pub(crate) struct Choice {
     /// End a text before this string; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Cache in f16 instead of f32
-    #[arg(long)]
-    pub(crate) cache_f16: bool,
+    /// Cache of keys and values: f32, f16, int8, int4 or int2
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub(crate) kv: CacheFormat,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
 }
@@ -472,9 +473,9 @@ pub(crate) struct Plan {
     /// Dtype of activations in training, on a device that has kernels for it
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
-    /// Cache in f16 instead of f32
-    #[arg(long)]
-    pub(crate) cache_f16: bool,
+    /// Cache of keys and values: f32, f16, int8, int4 or int2
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub(crate) kv: CacheFormat,
     /// Memory that must suffice, e.g. 16GiB or 12GB: exit 1 and name what fits otherwise
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory: Option<String>,

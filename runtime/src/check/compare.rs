@@ -26,6 +26,9 @@ pub(super) fn compare(case: &Case, inputs: &[Vec<f64>], expected: &[RefTensor], 
         }
         let outcome = match tolerance {
             Tolerance::Exact => exact(&expected[i], &stored.words),
+            Tolerance::OneCode { float } if spec.dtype == DType::U32 => {
+                packed(case, inputs, &expected[i], i, stored, float)
+            }
             Tolerance::OneCode { .. } if spec.dtype == DType::I8 || spec.dtype.is_ternary() => {
                 codes(&expected[i], stored, &preimage(case, inputs, expected, i))
             }
@@ -78,6 +81,32 @@ fn codes(expected: &RefTensor, stored: &Stored, preimage: &Option<Vec<f64>>) -> 
         let near_tie = preimage.as_ref().is_none_or(|p| ((p[j] - p[j].floor()) - 0.5).abs() < TIE);
         if difference > 1.0 || (difference > 0.0 && !near_tie) {
             fault.get_or_insert(format!("code {j} is {got}, must be {wanted}"));
+        }
+    }
+    Outcome { error, bound: 1.0, fault }
+}
+
+/// Words that hold codes and parameters together.
+fn packed(case: &Case, inputs: &[Vec<f64>], expected: &RefTensor, i: usize, stored: &Stored, max: f64) -> Outcome {
+    let unpack = |words: &[u32]| case.op.packed(i, words, inputs);
+    let (Some(wanted), Some(got)) = (unpack(&encode(&expected.spec, &expected.data)), unpack(&stored.words)) else {
+        return exact(expected, &stored.words);
+    };
+    let (mut error, mut fault) = (0f64, None);
+    let codes = got.codes.iter().zip(&wanted.codes).zip(&wanted.preimages);
+    for (j, ((got, wanted), preimage)) in codes.enumerate() {
+        let difference = (got - wanted).abs();
+        error = error.max(difference);
+        let near_tie = ((preimage - preimage.floor()) - 0.5).abs() < TIE;
+        if difference > 1.0 || (difference > 0.0 && !near_tie) {
+            fault.get_or_insert(format!("code {j} is {got}, must be {wanted} ({preimage} before rounding)"));
+        }
+    }
+    let largest = wanted.floats.iter().map(|v| v.abs()).fold(1e-30, f64::max);
+    for (j, (got, wanted)) in got.floats.iter().zip(&wanted.floats).enumerate() {
+        let relative = (got - wanted).abs() / largest;
+        if relative > max || relative.is_nan() {
+            fault.get_or_insert(format!("parameter {j} is {got}, must be {wanted} (largest {largest}, bound {max:e})"));
         }
     }
     Outcome { error, bound: 1.0, fault }

@@ -55,6 +55,17 @@ pub enum Tolerance {
     },
 }
 
+/// What an output holds whose words are codes and parameters together.
+#[derive(Clone, Debug, Default)]
+pub struct Packed {
+    /// Codes.
+    pub codes: Vec<f64>,
+    /// Their values before rounding, in codes.
+    pub preimages: Vec<f64>,
+    /// Parameters.
+    pub floats: Vec<f64>,
+}
+
 /// Whether a row has a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gradient {
@@ -143,6 +154,12 @@ pub trait Kernel: bytemuck::Pod + std::fmt::Debug + Send + Sync {
 
     /// Allowed distance from the reference.
     fn tolerance(&self) -> Tolerance;
+
+    /// Codes and parameters of an output whose words hold both, of stored words and the case's inputs.
+    fn packed(&self, operand: usize, words: &[u32], inputs: &[Vec<f64>]) -> Option<Packed> {
+        let _ = (operand, words, inputs);
+        None
+    }
 
     /// Test cases of a size. Those in f32 are tested in bf16 as well ([`Row::cases`]).
     fn cases(size: Size) -> Vec<Case>;

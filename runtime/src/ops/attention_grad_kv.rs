@@ -31,19 +31,23 @@ pub struct AttentionGradKv {
     pub g: u32,
     /// Factor of the scores.
     pub scale: f32,
+    /// Keys that are seen from the end of a span.
+    pub window: u32,
+    /// Keys that are seen from its beginning.
+    pub sinks: u32,
 }
 
 impl AttentionGradKv {
     fn forward(&self) -> Attention {
-        let AttentionGradKv { m, h, d, t, g, scale } = *self;
-        Attention { m, h, d, t, g, scale }
+        let AttentionGradKv { m, h, d, t, g, scale, window, sinks } = *self;
+        Attention { m, h, d, t, g, scale, window, sinks }
     }
 }
 
 impl From<Attention> for AttentionGradKv {
     fn from(p: Attention) -> Self {
-        let Attention { m, h, d, t, g, scale } = p;
-        AttentionGradKv { m, h, d, t, g, scale }
+        let Attention { m, h, d, t, g, scale, window, sinks } = p;
+        AttentionGradKv { m, h, d, t, g, scale, window, sinks }
     }
 }
 

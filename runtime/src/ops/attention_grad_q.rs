@@ -28,19 +28,23 @@ pub struct AttentionGradQ {
     pub g: u32,
     /// Factor of the scores.
     pub scale: f32,
+    /// Keys that are seen from the end of a span.
+    pub window: u32,
+    /// Keys that are seen from its beginning.
+    pub sinks: u32,
 }
 
 impl AttentionGradQ {
     fn forward(&self) -> Attention {
-        let AttentionGradQ { m, h, d, t, g, scale } = *self;
-        Attention { m, h, d, t, g, scale }
+        let AttentionGradQ { m, h, d, t, g, scale, window, sinks } = *self;
+        Attention { m, h, d, t, g, scale, window, sinks }
     }
 }
 
 impl From<Attention> for AttentionGradQ {
     fn from(p: Attention) -> Self {
-        let Attention { m, h, d, t, g, scale } = p;
-        AttentionGradQ { m, h, d, t, g, scale }
+        let Attention { m, h, d, t, g, scale, window, sinks } = p;
+        AttentionGradQ { m, h, d, t, g, scale, window, sinks }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::device::Caps;
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
-use crate::op::{Args, Choice, CudaChoice, Kernel, Piece, Row, Tolerance};
+use crate::op::{Args, Choice, CudaChoice, Kernel, Packed, Piece, Row, Tolerance};
 use crate::reference::RefTensor;
 use std::sync::LazyLock;
 
@@ -12,6 +12,7 @@ mod cuda_rows;
 pub(crate) mod dense_gemm;
 mod elementwise;
 mod matmul;
+pub mod paged;
 #[cfg(test)]
 mod pieces;
 mod split;
@@ -90,6 +91,10 @@ macro_rules! rows {
             /// Allowed distance from the reference.
             pub fn tolerance(&self) -> Tolerance {
                 match self { $(Op::$name(op) => op.tolerance()),* }
+            }
+
+            pub(crate) fn packed(&self, operand: usize, words: &[u32], inputs: &[Vec<f64>]) -> Option<Packed> {
+                match self { $(Op::$name(op) => op.packed(operand, words, inputs)),* }
             }
 
             /// Records the gradient. Operands in formats of inference have none.
@@ -177,7 +182,11 @@ rows! {
     attention_stats::AttentionStats,
     attention_grad_q::AttentionGradQ,
     attention_grad_kv::AttentionGradKv,
+    paged_attention::PagedAttention,
+    quantized_attention::QuantizedAttention,
+    attention_join::AttentionJoin,
     cache_append::CacheAppend,
+    cache_quantize::CacheQuantize,
     gate::Gate,
     gate_grad::GateGrad,
     mean_square::MeanSquare,

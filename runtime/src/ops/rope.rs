@@ -94,13 +94,22 @@ pub fn llama3(
 
 /// Records the rotation of `x[m,h,d]` by the positions `pos[m]`.
 pub fn rope(g: &mut Graph, x: Value, pos: Value, coarse: Value, fine: Value) -> Result<Value> {
+    turned(g, x, pos, [coarse, fine], 1.0)
+}
+
+/// Records the rotation of `x[m,h,d]` back by the positions `pos[m]`.
+pub fn rope_back(g: &mut Graph, x: Value, pos: Value, coarse: Value, fine: Value) -> Result<Value> {
+    turned(g, x, pos, [coarse, fine], -1.0)
+}
+
+fn turned(g: &mut Graph, x: Value, pos: Value, [coarse, fine]: [Value; 2], sign: f32) -> Result<Value> {
     let &[m, h, d] = g.spec(x).shape.as_slice() else {
         let message = format!("rope: `{}` ({}) is not [tokens, heads, head size]", g.value_name(x), g.spec(x));
         return Err(Error::Record { graph: g.name().into(), message });
     };
     let (c, f) = (g.spec(coarse).rows(), g.spec(fine).rows());
     let [m, h, d, c, f] = [m, h, d, c, f].map(|n| n as u32);
-    g.apply(Rope { m, h, d, c, f, sign: 1.0 }, &[x, pos, coarse, fine])
+    g.apply(Rope { m, h, d, c, f, sign }, &[x, pos, coarse, fine])
 }
 
 impl Rope {

@@ -2,7 +2,7 @@
 //!
 //! The first kernel of a layer in a decode step: rows of `w` are `heads` query heads, then `groups` key heads,
 //! then `groups` value heads of `d` elements each (scales `ws[0]`, `ws[1]`, `ws[2]`). Queries and keys are
-//! rotated as [`super::rope`] does; keys and values go to row `slot` of their caches as
+//! rotated as [`super::rope`] does; keys and values go to row `slot` of the cache as
 //! [`super::cache_append`] does. See [`super::ternary_row`] for the product.
 
 use crate::dtype::{DType, Spec};
@@ -32,7 +32,7 @@ pub struct TernaryQkv {
     pub groups: u32,
     /// Elements of a head, even.
     pub d: u32,
-    /// Rows of the caches.
+    /// Rows of the cache.
     pub t: u32,
     /// Rows of the coarse table.
     pub c: u32,
@@ -49,12 +49,12 @@ pub struct Places {
     pub heads: [usize; 2],
     /// Positions `[m]`.
     pub pos: Value,
-    /// Rows of the caches `[m]`.
+    /// Rows of the cache `[m]`.
     pub slot: Value,
     /// Coarse and fine table.
     pub tables: [Value; 2],
-    /// Key and value cache, `[t, groups, d]` or `[t, groups · d]`.
-    pub caches: [Value; 2],
+    /// The cache `[t, 2 · groups · d]`: key heads, then value heads.
+    pub cache: Value,
 }
 
 /// Records the projections of `x[m,k]` with a norm weight and its epsilon (or none) and codes
@@ -70,13 +70,11 @@ pub fn ternary_qkv(
     let [heads, groups] = to.heads;
     let [coarse, fine] = to.tables;
     let d = g.spec(coarse).cols();
-    let [keys, values] = to.caches;
-    let t = g.spec(keys).shape.first().copied().unwrap_or(1);
+    let t = g.spec(to.cache).rows();
     if n != (heads + 2 * groups) * d {
         let message = format!("ternary_qkv: {n} rows of weights are not {heads} + 2·{groups} heads of {d}");
         return Err(Error::Record { graph: g.name().into(), message });
     }
-    let (keys, values) = (g.view(keys, [t, groups * d])?, g.view(values, [t, groups * d])?);
     let (norm, p, eps) = match norm {
         Some((norm, eps)) => (norm, k, eps),
         None => (g.elements(ws, 0, 1)?, 1, 0.0),
@@ -85,7 +83,7 @@ pub fn ternary_qkv(
     let (c, f) = (g.spec(coarse).rows() as u32, g.spec(fine).rows() as u32);
     let op = TernaryQkv { m, k, p, heads, groups, d, t, c, f, eps };
     let q = g.activation([m as usize, (heads * d) as usize], DType::F32);
-    g.record(op, &[x, norm, w, ws, to.pos, to.slot, coarse, fine, q, keys, values])?;
+    g.record(op, &[x, norm, w, ws, to.pos, to.slot, coarse, fine, q, to.cache])?;
     Ok(q)
 }
 
@@ -96,7 +94,7 @@ fn quads(op: &TernaryQkv) -> usize {
     of_head * (op.heads + 2 * op.groups) as usize
 }
 
-/// Says whether the caches are f16.
+/// Says whether the cache is f16.
 fn caches(launch: Launch, operands: &[Spec]) -> Launch {
     launch.with("HALF", usize::from(operands[9].dtype == DType::F16))
 }
@@ -132,7 +130,7 @@ impl TernaryQkv {
     }
 }
 
-/// Caches in f16?
+/// A cache in f16?
 fn half(operands: &[Spec]) -> bool {
     operands[9].dtype == DType::F16
 }
@@ -140,7 +138,7 @@ fn half(operands: &[Spec]) -> bool {
 impl Kernel for TernaryQkv {
     const NAME: &'static str = "ternary_qkv";
     const SIGNATURE: &'static str = "x[m,k]:f32 norm[p]:f32 w[n,k]:t2|t1|t2x16|t1x16 ws[3]:f32 pos[m]:u32 slot[m]:u32 \
-         coarse[c,d]:f32 fine[f,d]:f32 -> q[m,a]:f32 &keys[t,b]:f32|f16 &values[t,b]:f32|f16";
+         coarse[c,d]:f32 fine[f,d]:f32 -> q[m,a]:f32 &cache[t,b]:f32|f16";
     const GRADIENT: Gradient = Gradient::None("fused for inference; its parts have gradients");
     const WGSL: &'static [Wgsl<Self>] = ternary_variants!("ternary_qkv", 2, any, quads, caches);
     const CUDA: &'static [Cuda<Self>] = &[
@@ -196,7 +194,7 @@ impl Kernel for TernaryQkv {
         let (a, b) = self.widths();
         let own = [("m", self.m), ("k", self.k), ("p", self.p), ("d", self.d), ("t", self.t), ("c", self.c), ("f", self.f)];
         let mut dims = own.map(|(name, d)| (name, d as usize)).to_vec();
-        dims.extend([("n", a + 2 * b), ("a", a), ("b", b)]);
+        dims.extend([("n", a + 2 * b), ("a", a), ("b", 2 * b)]);
         dims
     }
 
@@ -207,13 +205,8 @@ impl Kernel for TernaryQkv {
         self.inner().check(Self::NAME)
     }
 
-    fn check_dtypes(operands: &[Spec]) -> std::result::Result<(), String> {
-        let same = operands[9].dtype == operands[10].dtype;
-        same.then_some(()).ok_or_else(|| "keys and values must have one dtype".into())
-    }
-
     fn reference(&self, t: &mut [RefTensor]) {
-        let [x, norm, w, ws, pos, slot, coarse, fine, q, keys, values] = t else { return };
+        let [x, norm, w, ws, pos, slot, coarse, fine, q, cache] = t else { return };
         let ((a, b), m) = (self.widths(), self.m as usize);
         let product = self.inner().reference(x, norm, w, |j| ws.data[self.part(j)]);
         let part = |first: usize, width: usize| -> Vec<f64> {
@@ -227,12 +220,10 @@ impl Kernel for TernaryQkv {
             t[4].data.clone()
         };
         q.data.copy_from_slice(&turned(0, self.heads));
-        for (cache, rows) in [(keys, turned(a, self.groups)), (values, part(a + b, b))] {
-            for (row, &at) in rows.chunks_exact(b).zip(&slot.data) {
-                if at < f64::from(self.t) {
-                    cache.data[at as usize * b..(at as usize + 1) * b].copy_from_slice(row);
-                }
-            }
+        let rows = turned(a, self.groups);
+        let rows = rows.chunks_exact(b).zip(part(a + b, b).chunks_exact(b)).map(|(k, v)| [k, v].concat()).collect::<Vec<_>>();
+        for (row, &at) in rows.iter().zip(&slot.data).filter(|(_, at)| **at < f64::from(self.t)) {
+            cache.data[2 * at as usize * b..][..2 * b].copy_from_slice(row);
         }
     }
 
@@ -242,13 +233,12 @@ impl Kernel for TernaryQkv {
         let (pos, slot) = (args.read::<u32>(4), args.read::<u32>(5));
         let (coarse, fine) = (args.read::<f32>(6), args.read::<f32>(7));
         let dtype = args.spec(9).dtype;
-        let (q, keys, values) = (args.write::<f32>(8), args.write::<u32>(9), args.write::<u32>(10));
+        let (q, cache) = (args.write::<f32>(8), args.write::<u32>(9));
         let mut key = vec![0f32; b];
         for (i, (row, q)) in product.chunks_exact(a + 2 * b).zip(q.chunks_exact_mut(a)).enumerate() {
             self.rope(self.heads).rotate(pos[i], coarse, fine, &row[..a], q);
             self.rope(self.groups).rotate(pos[i], coarse, fine, &row[a..a + b], &mut key);
-            append_row(dtype, keys, slot[i], &key);
-            append_row(dtype, values, slot[i], &row[a + b..]);
+            append_row(dtype, cache, slot[i], &key, &row[a + b..]);
         }
     }
 
@@ -259,7 +249,7 @@ impl Kernel for TernaryQkv {
     fn traffic(&self, operands: &[Spec]) -> (u64, u64) {
         let bytes = |range: std::ops::Range<usize>| operands[range].iter().map(|s| s.bytes()).sum::<u64>();
         let tables = operands[6].row_bytes() + operands[7].row_bytes();
-        let rows = 2 * u64::from(self.m) * operands[9].row_bytes();
+        let rows = u64::from(self.m) * operands[9].row_bytes();
         (bytes(0..6) + u64::from(self.m) * tables, operands[8].bytes() + rows)
     }
 
@@ -278,9 +268,9 @@ impl Kernel for TernaryQkv {
             // Distinct rows in falling order; of several the first is past the end.
             let slots = if m == 1 { vec![8.0] } else { (0..m).map(|i| f64::from(9 - i)).collect() };
             let dtype = [DType::F32, DType::F16][i % 2];
-            let label = format!("{m}x{k}, {heads}+2·{groups} heads of {d}, {dtype} caches{}", if normed { "" } else { ", no norm" });
+            let label = format!("{m}x{k}, {heads}+2·{groups} heads of {d}, {dtype} cache{}", if normed { "" } else { ", no norm" });
             let case = op.inner().fill(Case::new(label, op)).fill("pos", Fill::Integers(0, 40));
-            case.fill("slot", Fill::Values(slots)).dtype("keys", dtype).dtype("values", dtype)
+            case.fill("slot", Fill::Values(slots)).dtype("cache", dtype)
         };
         Inner::with_layouts(inputs(size).into_iter().enumerate().map(case).collect())
     }

@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::time::Instant;
+use tritter_model::cache::CacheFormat;
 use tritter_model::session::{Session, SessionPlan};
-use tritter_runtime::DType;
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
 
@@ -78,7 +78,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     let capacity = job.prompt.iter().copied().fold(job.tokens, usize::max);
     let loaded = opened.load(&device, capacity)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let plan = SessionPlan::new(&loaded, capacity, DType::F32)?;
+    let plan = SessionPlan::new(&loaded, capacity, CacheFormat::F32)?;
     let planned = plan.total();
     let bytes_per_token = plan.step_bytes((job.tokens as f64 + 1.0) / 2.0);
     let mut session = plan.open(&device)?;

@@ -10,6 +10,7 @@ use tritter_runtime::DType::Bf16;
 use tritter_runtime::bench::Prepared;
 use tritter_runtime::op::{Case, Fill};
 use tritter_runtime::ops::attention::Attention;
+use tritter_runtime::ops::attention::mask::NO_WINDOW;
 use tritter_runtime::ops::matmul_nt::MatmulNt;
 use tritter_runtime::ops::ternary_matmul::TernaryMatmul;
 
@@ -96,7 +97,7 @@ pub(crate) fn run(global: &Global, seconds: f64) -> Result<ExitCode> {
 }
 
 fn attention(t: u32, h: u32, d: u32) -> Case {
-    let op = Attention { m: t, h, d, t, g: h, scale: (d as f32).powf(-0.5) };
+    let op = Attention { m: t, h, d, t, g: h, scale: (d as f32).powf(-0.5), window: NO_WINDOW, sinks: 0 };
     let spans = (0..t).flat_map(|i| [0.0, f64::from(i)]).collect();
     let case = Case::new(format!("{t} tokens, {h} heads of {d}"), op).fill("span", Fill::Values(spans));
     ["q", "k", "v", "o"].into_iter().fold(case, |case, operand| case.dtype(operand, Bf16))

@@ -4,7 +4,7 @@
 //! is new is fed, whatever the template does with earlier turns.
 
 use crate::cli::{Chat, Global};
-use crate::commands::generate::{cache, ends, sampling, spell};
+use crate::commands::generate::{ends, sampling, spell};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
@@ -61,7 +61,7 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
     ends.extend(tokenizer.eos_id());
     let device = device::open(global)?;
     let model = opened.load(&device, capacity)?;
-    let mut session = SessionPlan::new(&model, capacity, cache(&args.choice))?.open(&device)?;
+    let mut session = SessionPlan::new(&model, capacity, args.choice.kv)?.open(&device)?;
     if sampling.temperature > 0.0 {
         eprintln!("seed: {seed}");
     }

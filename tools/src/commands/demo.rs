@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tritter_model::bpe_train::train_bpe;
+use tritter_model::cache::CacheFormat;
 use tritter_model::config::{Config, Family};
 use tritter_model::demo_text::stories;
 use tritter_model::presets::preset;
@@ -19,8 +20,8 @@ use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{Form, Model};
+use tritter_runtime::Device;
 use tritter_runtime::error::bytes;
-use tritter_runtime::{DType, Device};
 use tritter_trainer::checkpoint::RunFolder;
 use tritter_trainer::data::{Corpus, Source};
 use tritter_trainer::metrics::{bits_per_byte, unigram_nats};
@@ -237,7 +238,7 @@ fn running_model(device: &Device, folder: &Path) -> Result<Model> {
 /// Greedy continuations of the prompts.
 fn samples(device: &Device, folder: &Path, tokenizer: &Tokenizer) -> Result<Vec<String>> {
     let model = running_model(device, folder)?;
-    let mut session = SessionPlan::new(&model, 256, DType::F32)?.open(device)?;
+    let mut session = SessionPlan::new(&model, 256, CacheFormat::F32)?.open(device)?;
     session.set_draw(Draw::GREEDY)?;
     let mut texts = Vec::new();
     for prompt in PROMPTS {

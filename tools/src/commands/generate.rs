@@ -16,7 +16,7 @@ use tritter_model::host_sampling::Sampling;
 use tritter_model::programs::Layout;
 use tritter_model::session::SessionPlan;
 use tritter_model::tokenizer::Tokenizer;
-use tritter_runtime::{DType, Device};
+use tritter_runtime::Device;
 
 /// Texts that decode together if nothing else is said.
 const BATCH: usize = 16;
@@ -207,12 +207,7 @@ fn layout(args: &Generate, opened: &Opened, jobs: &[Job]) -> Result<Layout> {
         (batch, 0) => batch.unwrap_or(BATCH),
     };
     let sequences = batch.min(jobs.len());
-    Ok(Layout { capacity, sequences, rows: sequences.max(args.speculate + 1), cache: cache(&args.choice) })
-}
-
-/// Dtype of the cache.
-pub(crate) fn cache(choice: &Choice) -> DType {
-    if choice.cache_f16 { DType::F16 } else { DType::F32 }
+    Ok(Layout { sequences, rows: sequences.max(args.speculate + 1), ..Layout::single(capacity, args.choice.kv) })
 }
 
 /// Settings of the command line over those of the folder.
@@ -242,6 +237,7 @@ pub(crate) fn spell(finish: Finish) -> &'static str {
         Finish::Length => "length",
         Finish::End => "end",
         Finish::Stop => "stop",
+        Finish::Pages => "cache pages",
     }
 }
 

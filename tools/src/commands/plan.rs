@@ -88,9 +88,8 @@ fn parts_of(config: &Config, args: &Plan, formats: Formats, context: usize) -> R
         return Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec());
     }
     let model = Model::with_formats(config, Form::Run, formats, context);
-    let cache = if args.cache_f16 { DType::F16 } else { DType::F32 };
-    let plan = SessionPlan::new(&model, context, cache)?;
-    let name = format!("cache of {context} tokens in {cache}");
+    let plan = SessionPlan::new(&model, context, args.kv)?;
+    let name = format!("cache of {context} tokens in {}", args.kv);
     let table = formats.table.dtype;
     let weights = match (config.is_ternary(), formats.ternary) {
         (true, DType::T1) => format!("weights (ternary in 1.6 bits, embedding and head in {table})"),

@@ -6,12 +6,13 @@ use super::{bounds, compare, linear, weights};
 use anyhow::Result;
 use std::path::Path;
 use tritter_model::Config;
+use tritter_model::cache::CacheFormat;
 use tritter_model::score::Scorer;
 use tritter_model::session::{Session, SessionPlan};
 use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::{Form, Formats, Model, inverse_frequencies};
-use tritter_runtime::{DType, Device};
+use tritter_runtime::Device;
 
 /// Loads the model and checks its codes in memory and every golden output that is there.
 pub(super) fn check(
@@ -138,7 +139,7 @@ impl Checks<'_> {
         if !prefill && !generate {
             return Ok(());
         }
-        let mut session = SessionPlan::new(&self.model, self.model.positions, DType::F32)?.open(self.device)?;
+        let mut session = SessionPlan::new(&self.model, self.model.positions, CacheFormat::F32)?.open(self.device)?;
         if prefill {
             self.prefill(&mut session)?;
         }

@@ -1,7 +1,6 @@
 //! Test cases for attention and its gradients.
 
-use super::Attention;
-use crate::dtype::DType;
+use super::{Attention, Mask};
 use crate::op::{Case, Fill, Op, Size};
 use crate::random::Random;
 
@@ -16,8 +15,17 @@ pub(crate) struct Situation {
 }
 
 fn situation(label: &'static str, [m, h, d, t, g]: [u32; 5], keys: impl Fn(u32) -> (u32, u32)) -> Situation {
-    let op = Attention { m, h, d, t, g, scale: (d as f32).powf(-0.5) };
+    let Mask { window, sinks } = Mask::WHOLE;
+    let op = Attention { m, h, d, t, g, scale: (d as f32).powf(-0.5), window, sinks };
     Situation { label, op, span: (0..m).map(keys).collect() }
+}
+
+impl Situation {
+    /// The same with a window and sinks.
+    fn masked(mut self, label: &'static str, window: u32, sinks: u32) -> Situation {
+        (self.label, self.op.window, self.op.sinks) = (label, window, sinks);
+        self
+    }
 }
 
 /// Arrangements of a size: causal, documents, a chunk inside a cache, decode, windows, nothing.
@@ -32,6 +40,7 @@ pub(crate) fn situations(size: Size) -> Vec<Situation> {
                 [(1, 4), (6, 5), (6, 7)][i as usize]
             }),
             situation("one query", [1, 2, 4, 6, 1], |_| (1, 4)),
+            situation("", [5, 2, 4, 5, 1], causal).masked("window of 2 and a sink", 2, 1),
         ],
         Size::Ragged => vec![
             situation("one query, one key", [1, 1, 2, 1, 1], causal),
@@ -41,6 +50,11 @@ pub(crate) fn situations(size: Size) -> Vec<Situation> {
             situation("decode in a long cache", [1, 12, 64, 1000, 4], |_| (0, 900)),
             situation("decode of two streams", [2, 6, 10, 700, 2], |i| [(3, 270), (400, 657)][i as usize]),
             situation("sliding window", [130, 2, 18, 130, 1], window(33)),
+            situation("", [150, 4, 16, 150, 2], causal).masked("window of 40", 40, 0),
+            situation("", [170, 6, 64, 170, 2], causal).masked("window of 33, 5 sinks", 33, 5),
+            situation("", [150, 3, 16, 150, 1], |i| (if i < 90 { 0 } else { 90 }, i)).masked("documents, window, sinks", 9, 3),
+            situation("", [70, 2, 128, 70, 1], |i| (0, i.max(30))).masked("prefix, window", 25, 0),
+            situation("", [40, 2, 10, 300, 2], |i| (100, 200 + i)).masked("chunk, more sinks than the window", 7, 60),
             situation("one key each", [9, 5, 40, 12, 5], |i| (i + 2, i + 2)),
             situation("heads of 128 that see ahead", [70, 6, 128, 95, 2], |i| (i.saturating_sub(40), i + 25)),
             situation("many heads of 64", [150, 9, 64, 150, 9], causal),
@@ -67,19 +81,13 @@ fn spans(s: &Situation) -> Fill {
 pub(crate) fn forward_cases(size: Size) -> Vec<Case> {
     let mut cases = Vec::new();
     for s in situations(size) {
-        for dtype in [DType::F32, DType::F16] {
-            if dtype == DType::F16 && size == Size::Small {
-                continue;
-            }
-            let mut case = Case::new(format!("{} {dtype}", s.label), s.op).fill("span", spans(&s));
-            for (operand, i) in [("k", 1), ("v", 2)] {
-                case = case.dtype(operand, dtype);
-                // Where all is seen the default stays.
-                let values = poisoned(&s, case.values(i, &mut Random::new(i as u64)));
-                case = case.fill(operand, Fill::Values(values));
-            }
-            cases.push(case);
+        let mut case = Case::new(s.label, s.op).fill("span", spans(&s));
+        for (operand, i) in [("k", 1), ("v", 2)] {
+            // Where all is seen the default stays.
+            let values = poisoned(&s, case.values(i, &mut Random::new(i as u64)));
+            case = case.fill(operand, Fill::Values(values));
         }
+        cases.push(case);
     }
     cases
 }
@@ -87,7 +95,8 @@ pub(crate) fn forward_cases(size: Size) -> Vec<Case> {
 fn poisoned(s: &Situation, mut values: Vec<f64>) -> Vec<f64> {
     let row = s.op.g as usize * s.op.d as usize;
     for (key, row) in values.chunks_exact_mut(row).enumerate() {
-        if !s.span.iter().any(|&(first, last)| (first as usize..=last as usize).contains(&key)) {
+        let sees = |&(first, last): &(u32, u32)| s.op.mask().keys([first, last], s.op.t).iter().any(|k| k as usize == key);
+        if !s.span.iter().any(sees) {
             row.fill(f64::NAN);
         }
     }

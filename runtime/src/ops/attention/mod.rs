@@ -1,17 +1,18 @@
 //! Attention with grouped heads over contiguous spans of keys (FlashAttention, Dao 2023).
 //!
-//! Query token `i` sees the keys `span[i][0] ..= span[i][1]`; query head `j` reads key-value head
+//! Query token `i` sees of the keys `span[i][0] ..= span[i][1]` what the mask leaves ([`Mask`]); query head `j` reads key-value head
 //! `j / (h/g)`. With `s_ik = scale · q_i·k_k`, `lse_i = ln Σ_k exp(s_ik)` and
 //! `o_i = Σ_k exp(s_ik − lse_i) · v_k`, by online softmax over tiles of keys: no `m × t` array.
 //!
 //! Contract: both columns of `span` are non-decreasing and below `t` (a last key past the end
 //! counts as `t − 1`). Where first > last the row sees nothing: `o = 0`, `lse = −1e30`. Keys that
-//! no query sees never matter, whatever they hold; keys in a span must be finite. `k` and `v` have
-//! one dtype: that of `q` and `o`, or f16, which is for caches and has no gradient.
+//! no query sees never matter, whatever they hold; keys that are seen must be finite. Caches have rows of their
+//! own ([`super::paged`]).
 
 mod cases;
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub mod mask;
 pub(crate) mod tile;
 
 use crate::dtype::{DType, Spec};
@@ -23,6 +24,7 @@ use crate::ops::{attention_grad_kv, attention_grad_q, attention_stats};
 use crate::reference::RefTensor;
 
 pub(crate) use cases::gradient_cases;
+pub use mask::{Keys, Mask};
 
 /// `lse` of a row that sees nothing.
 pub const NOTHING: f32 = -1e30;
@@ -46,10 +48,14 @@ pub struct Attention {
     pub g: u32,
     /// Factor of the scores, usually `d^-0.5`.
     pub scale: f32,
+    /// Keys that are seen from the end of a span, see [`Mask`].
+    pub window: u32,
+    /// Keys that are seen from its beginning, see [`Mask`].
+    pub sinks: u32,
 }
 
-/// Records attention and returns `o[m,h,d]`.
-pub fn attention(g: &mut Graph, q: Value, k: Value, v: Value, span: Value, scale: f32) -> Result<Value> {
+/// Records attention over what `mask` leaves of the spans and returns `o[m,h,d]`.
+pub fn attention(g: &mut Graph, [q, k, v]: [Value; 3], span: Value, mask: Mask, scale: f32) -> Result<Value> {
     let (&[m, h, d], &[t, groups, _]) = (&g.spec(q).shape[..], &g.spec(k).shape[..]) else {
         let message = format!("attention: q ({}) and k ({}) must be [tokens, heads, head size]", g.spec(q), g.spec(k));
         return Err(Error::Record { graph: g.name().into(), message });
@@ -61,7 +67,8 @@ pub fn attention(g: &mut Graph, q: Value, k: Value, v: Value, span: Value, scale
     let o = g.activation([m, h, d], g.spec(q).dtype);
     let lse = g.activation([m, h], DType::F32);
     let [m, h, d, t, groups] = [m, h, d, t, groups].map(|n| n as u32);
-    g.record(Attention { m, h, d, t, g: groups, scale }, &[q, k, v, span, o, lse])?;
+    let Mask { window, sinks } = mask;
+    g.record(Attention { m, h, d, t, g: groups, scale, window, sinks }, &[q, k, v, span, o, lse])?;
     Ok(o)
 }
 
@@ -71,6 +78,16 @@ impl Attention {
         (self.h / self.g.max(1)).max(1) as usize
     }
 
+    /// What is seen of a span.
+    pub(crate) fn mask(&self) -> Mask {
+        Mask { window: self.window, sinks: self.sinks }
+    }
+
+    /// Keys that query token `i` sees.
+    pub(crate) fn visible(&self, span: &[u32], i: usize) -> Keys {
+        self.mask().keys([span[2 * i], span[2 * i + 1]], self.t)
+    }
+
     /// Keys that query token `i` sees.
     pub(crate) fn keys(&self, span: &[u32], i: usize) -> std::ops::Range<usize> {
         let (first, last) = (span[2 * i] as usize, span[2 * i + 1] as usize);
@@ -78,9 +95,10 @@ impl Attention {
         first.min(end)..end
     }
 
-    /// As [`Attention::keys`] for the reference's values.
-    pub(crate) fn reference_keys(&self, span: &RefTensor, i: usize) -> std::ops::Range<usize> {
-        self.keys(&[span.data[2 * i] as u32, span.data[2 * i + 1] as u32], 0)
+    /// As [`Attention::visible`] for the reference's values.
+    pub(crate) fn reference_keys(&self, span: &RefTensor, i: usize) -> impl Iterator<Item = usize> + use<> {
+        let keys = self.visible(&[span.data[2 * i] as u32, span.data[2 * i + 1] as u32], 0);
+        keys.sinks.chain(keys.window).map(|key| key as usize)
     }
 
     /// Extents of the signature.
@@ -97,6 +115,9 @@ impl Attention {
         }
         if d == 0 || d % 2 != 0 || d > MAX_HEAD {
             return Err(format!("attention: the head size {d} must be even and at most {MAX_HEAD}"));
+        }
+        if self.window == 0 {
+            return Err("attention: a window of 0 keys sees nothing; it must be 1 at least".into());
         }
         Ok(())
     }
@@ -141,7 +162,7 @@ fn tile_launch(op: &Attention, _: &[Spec]) -> Launch {
 impl Kernel for Attention {
     const NAME: &'static str = "attention";
     const SIGNATURE: &'static str =
-        "q[m,h,d]:f32|bf16 k[t,g,d]:f32|f16|bf16 v[t,g,d]:f32|f16|bf16 span[m,2]:u32 -> o[m,h,d]:f32|bf16 lse[m,h]:f32";
+        "q[m,h,d]:f32|bf16 k[t,g,d]:f32|bf16 v[t,g,d]:f32|bf16 span[m,2]:u32 -> o[m,h,d]:f32|bf16 lse[m,h]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["lse"];
     const WGSL: &'static [Wgsl<Self>] = &[
@@ -192,7 +213,7 @@ impl Kernel for Attention {
         let [q, k, v, span, o, lse] = t else { return };
         let (h, d) = (self.h as usize, self.d as usize);
         for (i, head) in (0..self.m as usize).flat_map(|i| (0..h).map(move |head| (i, head))) {
-            let keys = self.reference_keys(span, i);
+            let keys: Vec<usize> = self.reference_keys(span, i).collect();
             let out = &mut o.data[(i * h + head) * d..][..d];
             out.fill(0.0);
             if keys.is_empty() {
@@ -203,11 +224,11 @@ impl Kernel for Attention {
                 let (a, b) = self.starts(i, head, key);
                 f64::from(self.scale) * (0..d).map(|l| q.data[a + l] * k.data[b + l]).sum::<f64>()
             };
-            let scores: Vec<f64> = keys.clone().map(score).collect();
+            let scores: Vec<f64> = keys.iter().map(|&key| score(key)).collect();
             let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
             lse.data[i * h + head] = most + total.ln();
-            for (key, s) in keys.zip(scores) {
+            for (key, s) in keys.into_iter().zip(scores) {
                 let (_, b) = self.starts(i, head, key);
                 for (l, out) in out.iter_mut().enumerate() {
                     *out += (s - most).exp() / total * v.data[b + l];
@@ -237,17 +258,17 @@ impl Kernel for Attention {
 
     fn gradient(&self, cx: &mut GradCx<'_>) -> Result<()> {
         let Some(d_o) = cx.upstream(4) else { return Ok(()) };
-        let Attention { m, h, d, t, g, scale } = *self;
+        let Attention { m, h, d, t, g, scale, window, sinks } = *self;
         let (q, k, v, span) = (cx.operand(0), cx.operand(1), cx.operand(2), cx.operand(3));
         let stats = attention_stats::AttentionStats { m, h, d };
         let stats = cx.graph.apply(stats, &[cx.operand(4), d_o, cx.operand(5)])?;
         if cx.wanted(0) {
-            let op = attention_grad_q::AttentionGradQ { m, h, d, t, g, scale };
+            let op = attention_grad_q::AttentionGradQ { m, h, d, t, g, scale, window, sinks };
             let dq = cx.graph.apply(op, &[q, k, v, span, stats, d_o])?;
             cx.give(0, dq);
         }
         if cx.wanted(1) || cx.wanted(2) {
-            let op = attention_grad_kv::AttentionGradKv { m, h, d, t, g, scale };
+            let op = attention_grad_kv::AttentionGradKv { m, h, d, t, g, scale, window, sinks };
             let shape = [t as usize, g as usize, d as usize];
             let dtype = cx.graph.spec(k).dtype;
             let (dk, dv) = (cx.graph.activation(shape, dtype), cx.graph.activation(shape, dtype));
