@@ -242,7 +242,7 @@ impl<'a> Generator<'a> {
             for row in rows.extract_if(.., |row| row.finish.is_some()) {
                 // A surplus step went past the end.
                 let fed = self.session.position_of(row.sequence)?.min(row.history.len());
-                if jobs.len() > 1 {
+                if self.session.layout().sequences > 1 {
                     self.session.release(row.sequence)?;
                 } else {
                     self.session.rewind(row.sequence, fed)?;
@@ -342,8 +342,12 @@ impl<'a> Generator<'a> {
         loop {
             let finished = |rows: &[Row<'_>]| rows.iter().any(|row| row.finish.is_some() || row.starved);
             while !finished(rows) && under_way.len() < depth && rows.iter().any(Row::wants) {
+                // One that finds no page ends, and what it gives back is there for the next.
                 for row in rows.iter_mut().filter(|row| row.wants()) {
                     row.starved = !self.session.has_room(row.sequence, 1)?;
+                    if row.starved {
+                        break;
+                    }
                 }
                 if finished(rows) {
                     break;
