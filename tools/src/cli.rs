@@ -410,24 +410,11 @@ pub(crate) enum Bench {
         seconds: f64,
     },
     /// Prefill and decode tokens per second
-    Decode {
-        /// Model folder or preset (random weights)
-        model: String,
-        /// Prompts whose prefill is timed, in tokens
-        #[arg(long, value_delimiter = ',', default_value = "128,512", value_name = "N,N")]
-        prompt: Vec<usize>,
-        /// Tokens to decode, from an empty cache
-        #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
-        tokens: usize,
-        /// Times that each is run; medians are printed
-        #[arg(long, default_value_t = 5, value_name = "N")]
-        repeats: usize,
-        /// Vocabulary of a preset
-        #[arg(long)]
-        vocab: Option<usize>,
-        #[command(flatten)]
-        formats: WeightArgs,
-    },
+    #[command(after_help = "Examples:
+  tritter bench decode bitnet-2b4t --head i8
+  tritter bench decode 7B --head i8 --kv int4 --fill 131000 --prompt 0 -n 8
+  tritter bench decode 125M --kv f16 --window 4096 --fill 1000000 --prompt 0")]
+    Decode(BenchDecode),
     /// Training tokens per second
     Train {
         /// Preset
@@ -452,6 +439,38 @@ pub(crate) enum Bench {
         #[arg(long, value_enum, default_value_t = Precision::F32)]
         precision: Precision,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchDecode {
+    /// Model folder or preset (random weights)
+    pub(crate) model: String,
+    /// Prompts whose prefill is timed, in tokens; 0 times none
+    #[arg(long, value_delimiter = ',', default_value = "128,512", value_name = "N,N")]
+    pub(crate) prompt: Vec<usize>,
+    /// Tokens to decode
+    #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
+    pub(crate) tokens: usize,
+    /// Tokens of random content that are in the cache before decoding begins; nothing is fed for them
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) fill: usize,
+    /// Times that each is run; medians are printed
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) repeats: usize,
+    /// Vocabulary of a preset
+    #[arg(long)]
+    pub(crate) vocab: Option<usize>,
+    /// Cache of keys and values: f32, f16, int8, int4 or int2
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub(crate) kv: CacheFormat,
+    /// Keys that a token sees, itself included [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) window: Option<usize>,
+    /// First tokens that are seen beside the window
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) sinks: usize,
+    #[command(flatten)]
+    pub(crate) formats: WeightArgs,
 }
 
 #[derive(Args, Debug)]

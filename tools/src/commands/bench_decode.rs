@@ -2,9 +2,10 @@
 //! device was just seen to reach.
 //!
 //! As llama-bench counts: a prompt is fed into an empty cache; tokens are decoded one by one from an empty
-//! cache, greedily; each is run once to warm up and then repeated, and the medians are given.
+//! cache (or one of random content, `--fill`), greedily; each is run once to warm up and then repeated, and the
+//! medians are given.
 
-use crate::cli::{Global, WeightArgs};
+use crate::cli::{BenchDecode, Global};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
@@ -14,26 +15,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::time::Instant;
-use tritter_model::cache::CacheFormat;
+use tritter_model::programs::Layout;
 use tritter_model::session::{Session, SessionPlan};
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
-
-/// What is to be measured.
-pub(crate) struct Job {
-    /// Model folder or preset.
-    pub(crate) model: String,
-    /// Lengths of prompts.
-    pub(crate) prompt: Vec<usize>,
-    /// Tokens to decode.
-    pub(crate) tokens: usize,
-    /// Repeats.
-    pub(crate) repeats: usize,
-    /// Vocabulary of a preset.
-    pub(crate) vocab: Option<usize>,
-    /// How weights are stored.
-    pub(crate) formats: WeightArgs,
-}
 
 #[derive(Serialize)]
 struct Report {
@@ -55,6 +40,9 @@ struct Report {
     decode_spread: [f64; 2],
     repeats: usize,
     decoded_tokens: usize,
+    /// Tokens in the cache before the first of them, and how it is stored.
+    filled: usize,
+    kv: String,
     load_seconds: f64,
     first_token_seconds: f64,
     decode_ms_median: f64,
@@ -64,9 +52,10 @@ struct Report {
     used_bytes: u64,
 }
 
-pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
-    if job.prompt.is_empty() || job.prompt.contains(&0) || job.tokens == 0 || job.repeats == 0 {
-        bail!("--prompt, --tokens and --repeats must be at least 1");
+pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
+    let prompts: Vec<usize> = job.prompt.iter().copied().filter(|&length| length > 0).collect();
+    if job.tokens == 0 || job.repeats == 0 {
+        bail!("--tokens and --repeats must be at least 1");
     }
     let start = Instant::now();
     let mut opened = Opened::new(&job.model)?.with(job.formats);
@@ -75,22 +64,25 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         opened.config.validate()?;
     }
     let device = device::open(global)?;
-    let capacity = job.prompt.iter().copied().fold(job.tokens, usize::max);
+    let capacity = prompts.iter().copied().fold(job.fill + job.tokens, usize::max);
     let loaded = opened.load(&device, capacity)?;
     let load_seconds = start.elapsed().as_secs_f64();
-    let plan = SessionPlan::new(&loaded, capacity, CacheFormat::F32)?;
+    let layout = Layout { window: job.window, sinks: job.sinks, ..Layout::single(capacity, job.kv) };
+    let plan = SessionPlan::with(&loaded, layout)?;
     let planned = plan.total();
-    let bytes_per_token = plan.step_bytes((job.tokens as f64 + 1.0) / 2.0);
+    let visible =
+        (job.fill as f64 + (job.tokens as f64 + 1.0) / 2.0).min((job.window.unwrap_or(capacity) + job.sinks) as f64);
+    let bytes_per_token = plan.step_bytes(visible);
     let mut session = plan.open(&device)?;
     let mut random = Random::new(1);
     let vocab = opened.config.vocab_size as u64;
     let ids: Vec<u32> = (0..capacity).map(|_| random.below(vocab) as u32).collect();
-    prefill(&mut session, &ids[..job.prompt[0]])?;
+    prefill(&mut session, &ids[..prompts.first().copied().unwrap_or(1)])?;
     let first_token_seconds = start.elapsed().as_secs_f64();
     let peaks = peaks::measure(&device)?;
 
     let (mut medians, mut spreads, mut longest) = (Map::new(), Map::new(), (0, 0.0));
-    for &length in &job.prompt {
+    for &length in &prompts {
         let rates = repeated(job.repeats, || Ok(length as f64 / prefill(&mut session, &ids[..length])?))?;
         let rate = median(rates.clone());
         if length > longest.0 {
@@ -101,7 +93,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     }
     let mut steps = Vec::new();
     let decoding = || {
-        let times = decode(&mut session, ids[0], job.tokens)?;
+        let times = decode(&mut session, ids[0], job)?;
         steps.extend_from_slice(&times);
         Ok(job.tokens as f64 / times.iter().sum::<f64>())
     };
@@ -124,11 +116,13 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         decode_spread: spread(&rates),
         repeats: job.repeats,
         decoded_tokens: job.tokens,
+        filled: job.fill,
+        kv: job.kv.to_string(),
         load_seconds,
         first_token_seconds,
         decode_ms_median: median(steps) * 1e3,
         dispatches_per_step: session.step_dispatches(),
-        encode_and_submit_us_median: submitting(&mut session, ids[0], job.tokens.min(32))? * 1e6,
+        encode_and_submit_us_median: submitting(&mut session, ids[0], job)? * 1e6,
         planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
     };
@@ -155,10 +149,19 @@ fn prefill(session: &mut Session, ids: &[u32]) -> Result<f64> {
     Ok(begin.elapsed().as_secs_f64())
 }
 
+/// Puts the session behind `fill` tokens of random content.
+fn begin_at(session: &mut Session, fill: usize) -> Result<()> {
+    if session.position() < fill || session.rewind(0, fill)? != fill {
+        session.fill(0, fill, 1)?;
+    }
+    Ok(())
+}
+
 /// Seconds from token to token. Where runs are queued, a step is put into the queue before the token of
 /// the one before it is read, as `generate` does.
-fn decode(session: &mut Session, first: u32, tokens: usize) -> Result<Vec<f64>> {
-    session.reset();
+fn decode(session: &mut Session, first: u32, job: &BenchDecode) -> Result<Vec<f64>> {
+    begin_at(session, job.fill)?;
+    let tokens = job.tokens;
     session.put(first)?;
     let (mut times, mut under_way) = (Vec::new(), None);
     let mut begin = Instant::now();
@@ -182,8 +185,9 @@ fn decode(session: &mut Session, first: u32, tokens: usize) -> Result<Vec<f64>> 
 }
 
 /// Median seconds until a step is in the queue; where nothing is queued, until it is done.
-fn submitting(session: &mut Session, first: u32, tokens: usize) -> Result<f64> {
-    session.reset();
+fn submitting(session: &mut Session, first: u32, job: &BenchDecode) -> Result<f64> {
+    begin_at(session, job.fill)?;
+    let tokens = job.tokens.min(32);
     session.put(first)?;
     let mut times = Vec::new();
     for _ in 0..tokens {
@@ -214,7 +218,14 @@ fn text(r: &Report, dot: Option<&str>) -> String {
         let rate = format!("{:.1}", rate.as_f64().unwrap_or(0.0));
         rows.push(vec![format!("prefill {length}"), rate, between([at(0), at(1)])]);
     }
-    rows.push(vec![format!("decode {}", r.decoded_tokens), format!("{:.1}", r.decode), between(r.decode_spread)]);
+    rows.push(vec![
+        match r.filled {
+            0 => format!("decode {}", r.decoded_tokens),
+            filled => format!("decode {} after {filled} ({})", r.decoded_tokens, r.kv),
+        },
+        format!("{:.1}", r.decode),
+        between(r.decode_spread),
+    ]);
     let mut text = format!("{} on {}, {} threads, {} repeats\n", r.model, r.device, r.threads, r.repeats);
     text += &output::table(&["", "tokens/s", "spread"], &rows);
     text += &format!(

@@ -35,9 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => check::run(global, &args),
         Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
         Command::Bench(Bench::Yardstick { seconds }) => bench_yardstick::run(global, seconds),
-        Command::Bench(Bench::Decode { model, prompt, tokens, repeats, vocab, formats }) => {
-            bench_decode::run(global, &bench_decode::Job { model, prompt, tokens, repeats, vocab, formats })
-        }
+        Command::Bench(Bench::Decode(args)) => bench_decode::run(global, &args),
         Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision }) => {
             bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })
         }
