@@ -1,5 +1,6 @@
 //! The CPU backend: programs run in this process, in order, when they are submitted.
 
+pub(crate) mod attention;
 pub mod math;
 mod memory;
 pub mod parallel;

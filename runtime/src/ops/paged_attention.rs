@@ -3,6 +3,7 @@
 //! A row of the cache is a token: `g` key heads of `d` elements, then `g` value heads. Key `k` of query row `i`
 //! lies in row `table[rows[i][0]][k / page] · page + k % page`. The last column of `rows` is not read here.
 
+use crate::cpu::attention::{Floats, Inputs, Store, attend};
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -11,8 +12,6 @@ use crate::ops::attention::Mask;
 use crate::ops::paged::{Paged, Shape, Situation, situations};
 use crate::random::Random;
 use crate::reference::RefTensor;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -137,24 +136,13 @@ impl Kernel for PagedAttention {
     }
 
     fn cpu(&self, mut args: Args<'_>) {
-        let (q, qs, rows, table) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(3), args.read::<u32>(4));
-        let (d, to_value) = (self.d as usize, self.g as usize * self.d as usize);
-        let place = |row, key, kv| self.place(|entry| table[entry] as usize, row, key, kv);
-        if args.spec(2).dtype == DType::F16 {
-            let cache = args.read::<f16>(2);
-            self.shape().plain([q, qs], rows, [args.write(5), args.write(6)], |row, key, kv, k, v| {
-                let at = place(row, key, kv);
-                cache[at..at + d].convert_to_f32_slice(k);
-                cache[at + to_value..][..d].convert_to_f32_slice(v);
-            });
-        } else {
-            let cache = args.read::<f32>(2);
-            self.shape().plain([q, qs], rows, [args.write(5), args.write(6)], |row, key, kv, k, v| {
-                let at = place(row, key, kv);
-                k.copy_from_slice(&cache[at..at + d]);
-                v.copy_from_slice(&cache[at + to_value..][..d]);
-            });
-        }
+        let floats = match args.spec(2).dtype {
+            DType::F16 => Floats::Half(args.read(2)),
+            _ => Floats::Single(args.read(2)),
+        };
+        let (queries, store) = ([args.read(0), args.read(1)], Store { floats, quantised: None });
+        let inputs = Inputs { shape: &self.shape(), queries, rows: args.read(3), table: args.read(4), store };
+        attend(&inputs, args.write(5), args.write(6));
     }
 
     fn operations(&self) -> u64 {

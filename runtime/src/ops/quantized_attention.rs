@@ -5,6 +5,7 @@
 //! k % ring`, key heads then value heads. Nothing is expanded in memory. Because the boundary depends on the
 //! row, a prompt that is fed in chunks sees what one sees that is fed token by token.
 
+use crate::cpu::attention::{Floats, Inputs, Quantised, Store, attend};
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
@@ -229,21 +230,11 @@ impl Kernel for QuantizedAttention {
     }
 
     fn cpu(&self, mut args: Args<'_>) {
-        let (q, qs, codes, ring) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<f32>(3));
-        let (rows, table) = (args.read::<u32>(4), args.read::<u32>(5));
-        let (block, d, g) = (self.block(), self.d as usize, self.g as usize);
-        self.shape().plain([q, qs], rows, [args.write(6), args.write(7)], |row, key, kv, k, v| {
-            if key >= row[3] {
-                let at = (self.ring_row(row[0], key) * 2 * g + kv) * d;
-                k.copy_from_slice(&ring[at..at + d]);
-                v.copy_from_slice(&ring[at + g * d..][..d]);
-                return;
-            }
-            let place = table[row[0] * self.e as usize + key / block.page] as usize * g + kv;
-            let words = &codes[place * block.words()..(place + 1) * block.words()];
-            block.key(words, key % block.page, k);
-            block.value(words, key % block.page, v);
-        });
+        let quantised = Quantised { words: args.read(2), block: self.block(), ring: self.ring as usize };
+        let store = Store { floats: Floats::Single(args.read(3)), quantised: Some(quantised) };
+        let queries = [args.read(0), args.read(1)];
+        let inputs = Inputs { shape: &self.shape(), queries, rows: args.read(4), table: args.read(5), store };
+        attend(&inputs, args.write(6), args.write(7));
     }
 
     fn operations(&self) -> u64 {

@@ -15,8 +15,6 @@ pub mod codes;
 
 pub(crate) use cases::{Situation, situations};
 
-use crate::cpu::math::exp;
-use crate::cpu::parallel;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::ops::attention::{MAX_HEAD, Mask, NOTHING};
@@ -157,45 +155,6 @@ impl Shape {
                 lse.data[at] = most + total.ln();
             }
         }
-    }
-
-    /// A plain kernel: online softmax, key by key. `fetch` as in the reference.
-    pub(crate) fn plain(
-        &self,
-        [q, qs]: [&[f32]; 2],
-        rows: &[u32],
-        [o, lse]: [&mut [f32]; 2],
-        fetch: impl Fn([usize; 4], usize, usize, &mut [f32], &mut [f32]) + Sync,
-    ) {
-        let Shape { m, h, d, g, parts, .. } = *self;
-        let shared = self.shared();
-        let work = 2 * self.most_keys() as usize / parts * shared * d;
-        parallel::rows2(o, shared * d, lse, shared, work, |at, o, lse| {
-            let (j, i, kv) = (at / (m * g), at / g % m, at % g);
-            let row: [usize; 4] = std::array::from_fn(|c| rows[4 * i + c] as usize);
-            let keys = self.mask.keys([row[1] as u32, row[2] as u32], (self.e * self.page) as u32);
-            let (mut k, mut v) = (vec![0f32; d], vec![0f32; d]);
-            let (mut most, mut total) = (vec![NOTHING; shared], vec![0f32; shared]);
-            o.fill(0.0);
-            for key in keys.part(j as u32, parts as u32).iter() {
-                fetch(row, key as usize, kv, &mut k, &mut v);
-                let query = if keys.is_sink(key) { qs } else { q };
-                for r in 0..shared {
-                    let query = &query[(i * h + kv * shared + r) * d..][..d];
-                    let s = self.scale * parallel::sum(d, |l| query[l] * k[l]);
-                    let new = most[r].max(s);
-                    let (shrink, weight) = (exp(most[r] - new), exp(s - new));
-                    (most[r], total[r]) = (new, total[r] * shrink + weight);
-                    o[r * d..(r + 1) * d].iter_mut().zip(&v).for_each(|(o, v)| *o = *o * shrink + weight * v);
-                }
-            }
-            for r in 0..shared {
-                let seen = total[r] > 0.0;
-                lse[r] = if seen { most[r] + total[r].ln() } else { NOTHING };
-                let share = if seen { 1.0 / total[r] } else { 0.0 };
-                o[r * d..(r + 1) * d].iter_mut().for_each(|o| *o *= share);
-            }
-        });
     }
 }
 
