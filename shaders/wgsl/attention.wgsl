@@ -1,6 +1,6 @@
-// Attention forward: q[m,h,d], k[t,g,d], v[t,g,d] (f16 with HALF), span[m,2] ->
-// o[m,h,d], lse[m,h]. Online softmax (Dao 2023). A workgroup takes 16 rows of queries
-// of one key-value head and goes over their keys in tiles of 32: scores by staging 32
+// Attention forward: q[m,h,d], k[t,g,d], v[t,g,d], span[m,2] -> o[m,h,d], lse[m,h].
+// Online softmax (Dao 2023). A workgroup takes 16 rows of queries of one key-value head
+// and goes over the tiles of 32 keys that any of them sees: scores by staging 32
 // elements of q and k at a time, then every invocation sums o for one row and every
 // 16th element.
 
@@ -11,18 +11,15 @@ struct Params {
     t: u32,
     g: u32,
     scale: f32,
+    window: u32,
+    sinks: u32,
 }
 
 var<immediate> p: Params;
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
-//!if HALF
-@group(0) @binding(1) var<storage, read> k: array<u32>;
-@group(0) @binding(2) var<storage, read> v: array<u32>;
-//!else
 @group(0) @binding(1) var<storage, read> k: array<f32>;
 @group(0) @binding(2) var<storage, read> v: array<f32>;
-//!endif
 @group(0) @binding(3) var<storage, read> span: array<u32>;
 @group(0) @binding(4) var<storage, read_write> o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
@@ -31,24 +28,6 @@ var<immediate> p: Params;
 
 // Elements of a head that are staged at a time.
 const DEPTH = 32u;
-
-//!if HALF
-fn key_at(i: u32) -> f32 {
-    return unpack2x16float(k[i / 2u])[i % 2u];
-}
-
-fn value_at(i: u32) -> f32 {
-    return unpack2x16float(v[i / 2u])[i % 2u];
-}
-//!else
-fn key_at(i: u32) -> f32 {
-    return k[i];
-}
-
-fn value_at(i: u32) -> f32 {
-    return v[i];
-}
-//!endif
 
 const NOTHING = -1e30;
 
@@ -75,7 +54,7 @@ fn main(
     let kv = group / tiles;
     let first_row = (group % tiles) * 16u;
     let end_row = min(first_row + 16u, rows);
-    let range = keys_of_all(first_row / shared_heads(), (end_row - 1u) / shared_heads() + 1u);
+    let all = keys_of_all(first_row / shared_heads(), (end_row - 1u) / shared_heads() + 1u);
 
     let r = lid / 16u;
     let lane = lid % 16u;
@@ -91,7 +70,7 @@ fn main(
         sums[i] = 0.0;
     }
 
-    for (var tile = range.x; tile < range.y; tile += 32u) {
+    for (var tile = first_tile(all); tile < all.window.y; tile = next_tile(all, tile)) {
         var s = vec2(0.0);
         for (var depth = 0u; depth < p.d; depth += DEPTH) {
             workgroupBarrier();
@@ -107,8 +86,8 @@ fn main(
                     staged_q[line * 33u + i % 32u] = value;
                 } else {
                     let key = tile + line - 16u;
-                    if element < p.d && key < range.y {
-                        value = key_at((key * p.g + kv) * p.d + element);
+                    if element < p.d && key < all.window.y {
+                        value = k[(key * p.g + kv) * p.d + element];
                     }
                     staged_k[(line - 16u) * 33u + i % 32u] = value;
                 }
@@ -121,7 +100,7 @@ fn main(
         }
         for (var i = 0u; i < 2u; i++) {
             let key = tile + lane + 16u * i;
-            let visible = key >= mine.x && key < mine.y;
+            let visible = sees(mine, key);
             scores[r * 33u + lane + 16u * i] = select(NOTHING, s[i] * p.scale, visible);
         }
         workgroupBarrier();
@@ -138,7 +117,7 @@ fn main(
         for (var i = 0u; i < 2u; i++) {
             let key = tile + lane + 16u * i;
             let at = r * 33u + lane + 16u * i;
-            let visible = key >= mine.x && key < mine.y;
+            let visible = sees(mine, key);
             scores[at] = select(0.0, exp(scores[at] - highest[r]), visible);
         }
         workgroupBarrier();
@@ -153,15 +132,17 @@ fn main(
             sums[i] *= shrink[r];
         }
         // Only what is seen is touched: other rows of a cache may hold NaN.
-        let begin = max(tile, mine.x);
-        let end = min(tile + 32u, mine.y);
-        for (var key = begin; key < end; key++) {
+        let end = min(tile + 32u, mine.window.y);
+        for (var key = tile; key < end; key++) {
+            if !sees(mine, key) {
+                continue;
+            }
             let weight = scores[r * 33u + key - tile];
             let base = (key * p.g + kv) * p.d;
             for (var i = 0u; i < 16u; i++) {
                 let element = lane + 16u * i;
                 if element < p.d {
-                    sums[i] += weight * value_at(base + element);
+                    sums[i] += weight * v[base + element];
                 }
             }
         }

@@ -1,7 +1,8 @@
 // Gradients of attention with respect to k and v; operands as in attention_grad_q.wgsl,
 // -> dk[t,g,d], dv[t,g,d]. A workgroup takes 16 keys of one head and goes over the rows
 // (token, head) that see any of them, 32 at a time and in order, so that the sums repeat.
-// The tokens are found by bisection, because both columns of span do not fall.
+// The tokens are found by bisection, because both columns of span do not fall: those whose
+// window reaches the keys, then those later ones whose sinks do.
 
 struct Params {
     m: u32,
@@ -10,6 +11,8 @@ struct Params {
     t: u32,
     g: u32,
     scale: f32,
+    window: u32,
+    sinks: u32,
 }
 
 var<immediate> p: Params;
@@ -65,8 +68,21 @@ fn main(
     let kv = group / tiles;
     let first_key = (group % tiles) * 16u;
     let end_key = min(first_key + 16u, p.t);
-    let begin_row = first_token(1u, first_key) * shared_heads();
-    let end_row = first_token(0u, end_key) * shared_heads();
+    // Tokens whose spans hold any of the keys, and of these the end of those whose windows do.
+    let begin = first_token(1u, first_key);
+    let end = max(begin, first_token(0u, end_key));
+    var window_end = end;
+    if p.window < p.t - (end_key - 1u) {
+        window_end = clamp(first_token(1u, end_key - 1u + p.window), begin, end);
+    }
+    var sink_begin = end;
+    if p.sinks > 0u {
+        sink_begin = window_end;
+        if p.sinks <= first_key {
+            sink_begin = clamp(first_token(0u, first_key - p.sinks + 1u), window_end, end);
+        }
+    }
+    let ranges = shared_heads() * vec4(begin, window_end, sink_begin, end);
 
     let r = lid / 16u;
     let lane = lid % 16u;
@@ -78,7 +94,16 @@ fn main(
         sums_v[i] = 0.0;
     }
 
-    for (var tile = begin_row; tile < end_row; tile += 32u) {
+    var end_row = ranges.y;
+    for (var tile = ranges.x;; tile += 32u) {
+        if tile >= end_row {
+            // On to those who see a key as a sink.
+            tile = ranges.z;
+            if end_row == ranges.w || tile >= ranges.w {
+                break;
+            }
+            end_row = ranges.w;
+        }
         var s = vec2(0.0);
         var slope = vec2(0.0);
         for (var depth = 0u; depth < p.d; depth += DEPTH) {
@@ -119,7 +144,7 @@ fn main(
             var gradient = 0.0;
             if row < end_row {
                 let seen = keys_of(row / shared_heads());
-                if key >= seen.x && key < seen.y {
+                if sees(seen, key) {
                     let index = 2u * row_index(row, kv);
                     weight = exp(s[i] * p.scale - stats[index]);
                     gradient = p.scale * weight * (slope[i] - stats[index + 1u]);

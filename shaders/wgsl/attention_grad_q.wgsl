@@ -9,6 +9,8 @@ struct Params {
     t: u32,
     g: u32,
     scale: f32,
+    window: u32,
+    sinks: u32,
 }
 
 var<immediate> p: Params;
@@ -48,7 +50,7 @@ fn main(
     let kv = group / tiles;
     let first_row = (group % tiles) * 16u;
     let end_row = min(first_row + 16u, rows);
-    let range = keys_of_all(first_row / shared_heads(), (end_row - 1u) / shared_heads() + 1u);
+    let all = keys_of_all(first_row / shared_heads(), (end_row - 1u) / shared_heads() + 1u);
 
     let r = lid / 16u;
     let lane = lid % 16u;
@@ -63,7 +65,7 @@ fn main(
         sums[i] = 0.0;
     }
 
-    for (var tile = range.x; tile < range.y; tile += 32u) {
+    for (var tile = first_tile(all); tile < all.window.y; tile = next_tile(all, tile)) {
         var s = vec2(0.0);
         var slope = vec2(0.0);
         for (var depth = 0u; depth < p.d; depth += DEPTH) {
@@ -81,7 +83,7 @@ fn main(
                     staged_u[line * 33u + i % 32u] = pair.y;
                 } else {
                     let key = tile + line - 16u;
-                    if element < p.d && key < range.y {
+                    if element < p.d && key < all.window.y {
                         let source = (key * p.g + kv) * p.d + element;
                         pair = vec2(k[source], v[source]);
                     }
@@ -99,14 +101,16 @@ fn main(
         }
         for (var i = 0u; i < 2u; i++) {
             let key = tile + lane + 16u * i;
-            let visible = key >= mine.x && key < mine.y;
+            let visible = sees(mine, key);
             let gradient = p.scale * exp(s[i] * p.scale - lse) * (slope[i] - delta);
             slopes[r * 33u + lane + 16u * i] = select(0.0, gradient, visible);
         }
         workgroupBarrier();
-        let begin = max(tile, mine.x);
-        let end = min(tile + 32u, mine.y);
-        for (var key = begin; key < end; key++) {
+        let end = min(tile + 32u, mine.window.y);
+        for (var key = tile; key < end; key++) {
+            if !sees(mine, key) {
+                continue;
+            }
             let weight = slopes[r * 33u + key - tile];
             let base = (key * p.g + kv) * p.d;
             for (var i = 0u; i < 16u; i++) {

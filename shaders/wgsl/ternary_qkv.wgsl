@@ -1,6 +1,6 @@
 // Queries, keys and values of rms_norm(x[m,k]) in int8 with ternary w[n,k]: `heads` query heads, `groups` key
-// heads and `groups` value heads of d rows each. Queries and keys turn as in rope; keys and values go to
-// row slot[i] of their caches[t, groups * d], f32 or f16 (HALF is 1), unless it is past the end.
+// heads and `groups` value heads of d rows each. Queries and keys turn as in rope; keys, then values, go to
+// row slot[i] of cache[t, 2 * groups * d], f32 or f16 (HALF is 1), unless it is past the end.
 //
 // A team of LANES invocations takes four rows of w and ROWS rows of x: elements a and a + 1 of a head
 // and what they turn with, a + d/2 and a + 1 + d/2. Where d/2 is odd, these would be halves of words of a
@@ -29,8 +29,7 @@ var<immediate> p: Params;
 @group(0) @binding(6) var<storage, read> coarse: array<f32>;
 @group(0) @binding(7) var<storage, read> fine: array<f32>;
 @group(0) @binding(8) var<storage, read_write> q: array<f32>;
-@group(0) @binding(9) var<storage, read_write> keys: array<u32>;
-@group(0) @binding(10) var<storage, read_write> values: array<u32>;
+@group(0) @binding(9) var<storage, read_write> cache: array<u32>;
 
 // Element e of a head with value v, and partner the element it turns with.
 fn turned(token: u32, e: u32, v: f32, partner: f32) -> f32 {
@@ -61,22 +60,13 @@ fn store(token: u32, head: u32, e: u32, v: vec2<f32>, partner: vec2<f32>) {
     if row >= p.t {
         return;
     }
-    let is_value = head >= p.heads + p.groups;
-    let group = head - p.heads - select(0u, p.groups, is_value);
-    let at = (row * p.groups + group) * p.d + e;
+    // Value heads follow key heads, in the cache as in w.
+    let at = (row * 2u * p.groups + head - p.heads) * p.d + e;
     if HALF == 1u {
-        let word = half_bits(bitcast<u32>(made.x)) | (half_bits(bitcast<u32>(made.y)) << 16u);
-        if is_value {
-            values[at / 2u] = word;
-        } else {
-            keys[at / 2u] = word;
-        }
-    } else if is_value {
-        values[at] = bitcast<u32>(made.x);
-        values[at + 1u] = bitcast<u32>(made.y);
+        cache[at / 2u] = half_bits(bitcast<u32>(made.x)) | (half_bits(bitcast<u32>(made.y)) << 16u);
     } else {
-        keys[at] = bitcast<u32>(made.x);
-        keys[at + 1u] = bitcast<u32>(made.y);
+        cache[at] = bitcast<u32>(made.x);
+        cache[at + 1u] = bitcast<u32>(made.y);
     }
 }
 

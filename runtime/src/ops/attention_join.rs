@@ -7,7 +7,7 @@ use crate::cpu::parallel;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::attention::NOTHING;
 use crate::random::Random;
 use crate::reference::RefTensor;
@@ -45,7 +45,14 @@ impl Kernel for AttentionJoin {
     const NAME: &'static str = "attention_join";
     const SIGNATURE: &'static str = "o[n,m,h,d]:f32 lse[n,m,h]:f32 -> y[m,h,d]:f32";
     const GRADIENT: Gradient = Gradient::None("a part of decoding, which is for inference only");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "plain",
+        file: "attention_join",
+        needs: Needs::NONE,
+        defines: &[],
+        when: |_, _| true,
+        launch: |op, _| Launch::groups((op.m as usize * op.h as usize * op.d as usize).div_ceil(256)),
+    }];
     const CUDA: &'static [Cuda<Self>] = &[];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

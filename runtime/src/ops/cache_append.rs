@@ -77,7 +77,7 @@ impl Kernel for CacheAppend {
             needs: Needs::NONE,
             defines: &[("HALF", 1)],
             when: |_, operands| is(DType::F16, operands),
-            launch: |op, _| Launch::groups((op.m as usize * (op.c as usize).div_ceil(2)).div_ceil(256)),
+            launch: |op, _| Launch::groups((op.m as usize * op.c as usize).div_ceil(256)),
         },
         Wgsl {
             name: "plain",
@@ -85,7 +85,7 @@ impl Kernel for CacheAppend {
             needs: Needs::NONE,
             defines: &[("HALF", 0)],
             when: |_, operands| is(DType::F32, operands),
-            launch: |op, _| Launch::groups((op.m as usize * op.c as usize).div_ceil(256)),
+            launch: |op, _| Launch::groups((2 * op.m as usize * op.c as usize).div_ceil(256)),
         },
     ];
 

@@ -8,8 +8,9 @@
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Packed, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Packed, Size, Tolerance, Wgsl};
 use crate::ops::paged::codes::{Block, Parameters};
+use crate::ops::paged::wgsl::with_block;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -75,7 +76,14 @@ impl Kernel for CacheQuantize {
     const NAME: &'static str = "cache_quantize";
     const SIGNATURE: &'static str = "ring[t,c]:f32 groups[n,2]:u32 -> &codes[b,w]:u32";
     const GRADIENT: Gradient = Gradient::None("caches are for inference only");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "plain",
+        file: "cache_quantize",
+        needs: Needs::NONE,
+        defines: &[("VEC", 0)],
+        when: |_, _| true,
+        launch: |op, _| with_block(Launch::groups(2 * op.n as usize * op.g as usize), &op.block()),
+    }];
     const CUDA: &'static [Cuda<Self>] = &[];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

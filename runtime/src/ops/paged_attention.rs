@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::attention::Mask;
-use crate::ops::paged::{Paged, Shape, Situation, situations};
+use crate::ops::paged::{Paged, Shape, Situation, situations, wgsl};
 use crate::random::Random;
 use crate::reference::RefTensor;
 
@@ -111,7 +111,7 @@ impl Kernel for PagedAttention {
     const SIGNATURE: &'static str = "q[m,h,d]:f32 qs[m,h,d]:f32 cache[t,c]:f32|f16 rows[m,4]:u32 table[s,e]:u32 \
          -> o[n,m,h,d]:f32 lse[n,m,h]:f32";
     const GRADIENT: Gradient = Gradient::None("caches are for inference only");
-    const WGSL: &'static [Wgsl<Self>] = &[];
+    const WGSL: &'static [Wgsl<Self>] = wgsl::PAGED;
     const CUDA: &'static [Cuda<Self>] = &[];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

@@ -15,7 +15,7 @@ pub(crate) mod cuda;
 pub mod mask;
 pub(crate) mod tile;
 
-use crate::dtype::{DType, Spec};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
@@ -142,63 +142,20 @@ impl Attention {
     }
 }
 
-fn few(op: &Attention) -> bool {
-    op.m <= 4
-}
-
-fn dtype(operands: &[Spec]) -> Option<DType> {
-    let (k, v) = (operands.get(1)?.dtype, operands.get(2)?.dtype);
-    (k == v).then_some(k)
-}
-
-fn decode_launch(op: &Attention, _: &[Spec]) -> Launch {
-    Launch::groups(op.m as usize * op.h as usize).with("COLUMNS", (op.d as usize).next_power_of_two().min(256))
-}
-
-fn tile_launch(op: &Attention, _: &[Spec]) -> Launch {
-    Launch::groups(op.query_tiles())
-}
-
 impl Kernel for Attention {
     const NAME: &'static str = "attention";
     const SIGNATURE: &'static str =
         "q[m,h,d]:f32|bf16 k[t,g,d]:f32|bf16 v[t,g,d]:f32|bf16 span[m,2]:u32 -> o[m,h,d]:f32|bf16 lse[m,h]:f32";
     const GRADIENT: Gradient = Gradient::Rule;
     const SAVED: &'static [&'static str] = &["lse"];
-    const WGSL: &'static [Wgsl<Self>] = &[
-        Wgsl {
-            name: "decode_f16",
-            file: "attention_decode",
-            needs: Needs::NONE,
-            defines: &[("HALF", 1)],
-            when: |op, operands| few(op) && dtype(operands) == Some(DType::F16),
-            launch: decode_launch,
-        },
-        Wgsl {
-            name: "decode",
-            file: "attention_decode",
-            needs: Needs::NONE,
-            defines: &[("HALF", 0)],
-            when: |op, operands| few(op) && dtype(operands) == Some(DType::F32),
-            launch: decode_launch,
-        },
-        Wgsl {
-            name: "plain_f16",
-            file: "attention",
-            needs: Needs::NONE,
-            defines: &[("HALF", 1)],
-            when: |_, operands| dtype(operands) == Some(DType::F16),
-            launch: tile_launch,
-        },
-        Wgsl {
-            name: "plain",
-            file: "attention",
-            needs: Needs::NONE,
-            defines: &[("HALF", 0)],
-            when: |_, operands| dtype(operands) == Some(DType::F32),
-            launch: tile_launch,
-        },
-    ];
+    const WGSL: &'static [Wgsl<Self>] = &[Wgsl {
+        name: "plain",
+        file: "attention",
+        needs: Needs::NONE,
+        defines: &[],
+        when: |_, _| true,
+        launch: |op, _| Launch::groups(op.query_tiles()),
+    }];
     const CUDA: &'static [Cuda<Self>] = cuda::FORWARD;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {

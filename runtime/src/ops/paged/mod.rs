@@ -12,6 +12,7 @@
 
 mod cases;
 pub mod codes;
+pub(crate) mod wgsl;
 
 pub(crate) use cases::{Situation, situations};
 
