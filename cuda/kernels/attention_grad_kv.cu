@@ -2,8 +2,8 @@
 //
 // With p_ik = exp(scale q_i k_k - lse_i) and stats_i = (lse_i, delta_i):
 // dv_k = sum_i p_ik do_i and dk_k = scale sum_i p_ik (do_i v_k - delta_i) q_i over the query rows
-// (token, sharing head) that see key k, in order: spans never decrease, so these tokens are
-// neighbours. Keys that nobody sees get 0.
+// (token, sharing head) that see key k, in order: spans never decrease, so the tokens whose window has
+// a key are neighbours, and so are those of which it is a sink. Keys that nobody sees get 0.
 //
 // mma: bf16 on tensor cores; a warp keeps the gradients of 16 keys, and the next query rows arrive
 // while the present ones are used.
@@ -15,12 +15,17 @@
 
 struct AttentionGradKv : Attention {};
 
-// Tokens begin .. stop-1 are those from the first to the last that sees a key of from .. to-1; none if
-// begin >= stop.
+// Tokens begin .. stop-1 are those from the first to the last that may see a key of from .. to-1; none if
+// begin >= stop. A key past the sinks of a document has its window's tokens alone.
 __device__ __forceinline__ void find_tokens(
     const Attention& p, const u32* span, u32 from, u32 to, u32& begin, u32& stop) {
     begin = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).end <= from; });
-    stop = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).first < to; });
+    stop = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).recent < to; });
+    if (p.sinks > 0) {
+        u32 low = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).sink <= from; });
+        u32 high = count_leading(p.m, [&](u32 token) { return span_of(p, span, token).first < to; });
+        stop = low < high ? high : stop;
+    }
 }
 
 template <typename T, u32 D, u32 BK, u32 BQ, u32 R>
@@ -96,7 +101,7 @@ __device__ __forceinline__ void attention_grad_kv_tiled(
 #pragma unroll
         for (u32 c = 0; c < QUERIES; c++) {
             uint4 fact = facts[lane + c * LANES];
-            Span seen = {fact.x, fact.y};
+            Span seen = masked(fact.x, fact.y, p.window, p.sinks);
 #pragma unroll
             for (u32 r = 0; r < R; r++) {
                 bool sees = seen.sees(start + row + r);
@@ -210,13 +215,14 @@ __device__ __forceinline__ void attention_grad_kv_mma(
         u32 count = stop - present < BQ ? stop - present : BQ;
         Span low = span_of(p, facts[stage][0].x, facts[stage][0].y);
         Span high = span_of(p, facts[stage][count - 1].x, facts[stage][count - 1].y);
-        if (low.first < key + 16 && key < high.end) {
+        Sight sight = {low, high};
+        if (sight.some(key, key + 16)) {
             Chunks<D> queries = stages.from_row(2 * stage * BQ);
             Chunks<D> upstream = stages.from_row((2 * stage + 1) * BQ);
             float s[1][BQ / 8][4], slope[1][BQ / 8][4];
             multiply_transposed(s, keys, row, queries);
             multiply_transposed(slope, values, row, upstream);
-            if (count < BQ || key < high.first || low.end < key + 16) {
+            if (count < BQ || !sight.all(key, key + 16)) {
 #pragma unroll
                 for (u32 i = 0; i < BQ / 2; i++) {
                     u32 column = i / 4 * 8 + lane % 4 * 2 + i % 2;

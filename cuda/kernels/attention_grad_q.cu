@@ -30,8 +30,7 @@ __device__ __forceinline__ void attention_grad_q_tiled(
     Place place(p);
     Rows rows(p, place.kv);
     u32 start = place.tile * BQ;
-    Spans<BQ> spans = {first, end};
-    spans.load(p, rows, span, start);
+    Spans<BQ> spans(p, rows, span, start, first, end);
     Incoming<T, D, BQ, THREADS> own;
     for (u32 side = 0; side < 2; side++) {
         const T* x = side == 0 ? q : d_o;
@@ -44,7 +43,7 @@ __device__ __forceinline__ void attention_grad_q_tiled(
     __syncthreads();
 
     bool wide = wide_rows(k, p.d) && wide_rows(v, p.d);
-    u32 stop = spans.end[BQ - 1];
+    u32 stop = spans.stop();
     Incoming<T, D, BK, THREADS> incoming;
     auto start_keys = [&](float* tile, const T* x, u32 key) {
         bool all = spans.one_sees(key, key + BK);
@@ -66,8 +65,9 @@ __device__ __forceinline__ void attention_grad_q_tiled(
         lse[r] = stats[2 * rows.at(known)] * LOG2E;
         delta[r] = stats[2 * rows.at(known) + 1];
     }
-    start_keys(values, v, spans.first[0]);
-    for (u32 key = spans.first[0]; key < stop; key += BK) {
+    u32 key = spans.start();
+    start_keys(values, v, key);
+    while (key < stop) {
         incoming.finish(values, p.d);
         __syncthreads();  // The values are here, and nobody needs the last keys any more.
         start_keys(keys, k, key);
@@ -75,8 +75,9 @@ __device__ __forceinline__ void attention_grad_q_tiled(
         multiply_rows<D>(slope, upstream + row * (D + 4), values + lane * (D + 4), p.d);
         incoming.finish(keys, p.d);
         __syncthreads();  // The keys are here, and nobody needs the values any more.
-        if (key + BK < stop) {
-            start_keys(values, v, key + BK);
+        u32 next = spans.skip(key + BK);
+        if (next < stop) {
+            start_keys(values, v, next);
         }
         multiply_rows<D>(s, queries + row * (D + 4), keys + lane * (D + 4), p.d);
 #pragma unroll
@@ -93,6 +94,7 @@ __device__ __forceinline__ void attention_grad_q_tiled(
         __syncwarp();  // Rows of slopes are written and read by the same 16 threads.
         out.template add<BK>(slopes + row * (BK + 4), keys, p.d);
         __syncwarp();
+        key = next;
     }
     copy_async_wait<0>();
 
@@ -123,8 +125,7 @@ __device__ __forceinline__ void attention_grad_q_mma(
     Place place(p);
     Rows rows(p, place.kv);
     u32 start = place.tile * BQ;
-    Spans<BQ> spans = {first, end};
-    spans.load(p, rows, span, start);
+    Spans<BQ> spans(p, rows, span, start, first, end);
     auto load_rows = [&](const Chunks<D>& tile, const bf16* x) {
         tile.template load<BQ, THREADS, 4>(x, p.d, [&](u32 r) {
             return start + r < rows.count ? x + rows.at(start + r) * p.d : (const bf16*)nullptr;
@@ -134,12 +135,11 @@ __device__ __forceinline__ void attention_grad_q_mma(
     load_rows(upstream, d_o);
     __syncthreads();
 
-    u32 stop = spans.end[BQ - 1];
+    u32 stop = spans.stop();
     KeyLoader<D, BQ, BK, THREADS> load = {spans, (u64)p.g * p.d, place.kv * p.d, p.d};
     u32 lane = threadIdx.x % WARP;
     u32 row = threadIdx.x / WARP * 16;
-    Span outer = {spans.first[row], spans.end[row + 15]};  // What some row of the warp may see.
-    Span inner = {spans.first[row + 15], spans.end[row]};  // What all rows see, if not empty.
+    Sight sight = {spans.of(row), spans.of(row + 15)};
     float scale = p.scale * LOG2E;
     float lse[2], delta[2];
 #pragma unroll
@@ -151,25 +151,27 @@ __device__ __forceinline__ void attention_grad_q_mma(
     }
     float out[1][D / 8][4];
     clear_sums(out);
-    load.keys(values, v, spans.first[0]);
-    for (u32 key = spans.first[0]; key < stop; key += BK) {
+    u32 key = spans.start();
+    load.keys(values, v, key);
+    while (key < stop) {
         copy_async_wait<0>();
         __syncthreads();  // The values are here, and nobody needs the last keys any more.
         load.keys(keys, k, key);
-        bool some = key < outer.end && outer.first < key + BK;
+        bool some = sight.some(key, key + BK);
         float slope[1][BK / 8][4];
         if (some) {
             multiply_transposed(slope, upstream, row, values);
         }
         copy_async_wait<0>();
         __syncthreads();  // The keys are here, and nobody needs the values any more.
-        if (key + BK < stop) {
-            load.keys(values, v, key + BK);
+        u32 next = spans.skip(key + BK);
+        if (next < stop) {
+            load.keys(values, v, next);
         }
         if (some) {
             float s[1][BK / 8][4];
             multiply_transposed(s, queries, row, keys);
-            if (key < inner.first || inner.end < key + BK) {
+            if (!sight.all(key, key + BK)) {
                 mask_columns<BK / 8>(s[0], key, spans.of(row + lane / 4), spans.of(row + lane / 4 + 8));
             }
 #pragma unroll
@@ -185,6 +187,7 @@ __device__ __forceinline__ void attention_grad_q_mma(
             }
             multiply_add<D>(out, slopes, keys);
         }
+        key = next;
     }
     copy_async_wait<0>();
     __syncthreads();  // Without a key nobody has waited for the queries that other warps copy.

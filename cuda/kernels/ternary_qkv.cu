@@ -1,11 +1,11 @@
 // Queries, keys and values of a token: the product of x[m,k], normalised and quantised (see
 // ternary_row.cuh), with ternary w[n,k], whose rows are `heads` query heads, then `groups` key and `groups`
 // value heads of d elements (scales ws[0], ws[1], ws[2]). Queries and keys turn by their position as in rope.cu;
-// q[m,heads d] takes the queries, row slot[i] of keys[t,groups d] and values[t,groups d] the rest, if it exists.
+// q[m,heads d] takes the queries, row slot[i] of cache[t,2 groups d] the keys and then the values, if it exists.
 //
 // Elements i and i + d/2 of a head are a pair, as they turn together. few: ternary_few.cuh, k a multiple of 4,
 // operands at multiples of 16 bytes; 1: one token, 8: up to 8 tokens a block. plain: ternary_plain.cuh, after codes.
-// Caches are f32 or f16.
+// The cache is f32 or f16.
 #include "ternary_plain.cuh"
 
 struct TernaryQkv {
@@ -27,8 +27,7 @@ struct QkvRows : Prologue {
     const float* coarse;
     const float* fine;
     float* q;
-    Cache* keys;
-    Cache* values;
+    Cache* cache;
 
     __device__ __forceinline__ u32 pairs() const {
         return (heads + 2 * groups) * (d / 2);
@@ -72,8 +71,7 @@ struct QkvRows : Prologue {
             to[0] = a;
             to[d / 2] = b;
         } else if (early.slot < t) {
-            Cache* cache = head < heads + groups ? keys : values;
-            Cache* to = cache + ((u64)early.slot * groups + (head - heads) % groups) * d + i;
+            Cache* to = cache + ((u64)early.slot * 2 * groups + (head - heads)) * d + i;
             to[0] = Convert<Cache>::from(a);
             to[d / 2] = Convert<Cache>::from(b);
         }
@@ -83,95 +81,95 @@ struct QkvRows : Prologue {
 template <typename Cache>
 __device__ __forceinline__ QkvRows<Cache> rows(
     const TernaryQkv& p, const float* x, const float* norm, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, Cache* keys, Cache* values) {
+    const float* coarse, const float* fine, float* q, Cache* cache) {
     QkvRows<Cache> rows;
     static_cast<Prologue&>(rows) = {x, norm, p.k, p.p, p.eps};
     rows.heads = p.heads, rows.groups = p.groups, rows.d = p.d, rows.t = p.t, rows.c = p.c, rows.f = p.f;
     rows.ws = ws, rows.pos = pos, rows.slot = slot, rows.coarse = coarse, rows.fine = fine;
-    rows.q = q, rows.keys = keys, rows.values = values;
+    rows.q = q, rows.cache = cache;
     return rows;
 }
 
-// ---- caches of f32 -------------------------------------------------------------------
+// ---- a cache of f32 ------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) ternary_qkv_few1_t2_f32(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values) {
-    ternary_few<T2, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, float* cache) {
+    ternary_few<T2, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) ternary_qkv_few1_t1_f32(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values) {
-    ternary_few<T1, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, float* cache) {
+    ternary_few<T1, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS) ternary_qkv_few8_t2_f32(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values) {
-    ternary_few<T2, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, float* cache) {
+    ternary_few<T2, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS) ternary_qkv_few8_t1_f32(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values) {
-    ternary_few<T1, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, float* cache) {
+    ternary_few<T1, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) ternary_qkv_plain_t2_f32(
     TernaryQkv p, const float* x, const float* norm, const u32* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values, const u32* scratch) {
-    plain_rows<T2>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values), scratch);
+    const float* coarse, const float* fine, float* q, float* cache, const u32* scratch) {
+    plain_rows<T2>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache), scratch);
 }
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) ternary_qkv_plain_t1_f32(
     TernaryQkv p, const float* x, const float* norm, const u32* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, float* keys, float* values, const u32* scratch) {
-    plain_rows<T1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values), scratch);
+    const float* coarse, const float* fine, float* q, float* cache, const u32* scratch) {
+    plain_rows<T1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache), scratch);
 }
 
-// ---- caches of f16 -------------------------------------------------------------------
+// ---- a cache of f16 ------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) ternary_qkv_few1_t2_f16(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values) {
-    ternary_few<T2, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, f16* cache) {
+    ternary_few<T2, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS, 2) ternary_qkv_few1_t1_f16(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values) {
-    ternary_few<T1, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, f16* cache) {
+    ternary_few<T1, 1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS) ternary_qkv_few8_t2_f16(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values) {
-    ternary_few<T2, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, f16* cache) {
+    ternary_few<T2, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(FEW_THREADS) ternary_qkv_few8_t1_f16(
     TernaryQkv p, const float* x, const float* norm, const uint4* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values) {
-    ternary_few<T1, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values));
+    const float* coarse, const float* fine, float* q, f16* cache) {
+    ternary_few<T1, 8>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache));
 }
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) ternary_qkv_plain_t2_f16(
     TernaryQkv p, const float* x, const float* norm, const u32* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values, const u32* scratch) {
-    plain_rows<T2>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values), scratch);
+    const float* coarse, const float* fine, float* q, f16* cache, const u32* scratch) {
+    plain_rows<T2>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache), scratch);
 }
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) ternary_qkv_plain_t1_f16(
     TernaryQkv p, const float* x, const float* norm, const u32* w, const float* ws, const u32* pos, const u32* slot,
-    const float* coarse, const float* fine, float* q, f16* keys, f16* values, const u32* scratch) {
-    plain_rows<T1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, keys, values), scratch);
+    const float* coarse, const float* fine, float* q, f16* cache, const u32* scratch) {
+    plain_rows<T1>(p.m, p.k, w, rows(p, x, norm, ws, pos, slot, coarse, fine, q, cache), scratch);
 }
 
 // ---- codes for plain -----------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) ternary_qkv_codes(
     TernaryQkv p, const float* x, const float* norm, const u32*, const float*, const u32*, const u32*, const float*,
-    const float*, float*, void*, void*, u32* scratch) {
+    const float*, float*, void*, u32* scratch) {
     plain_codes(p.m, {x, norm, p.k, p.p, p.eps}, scratch);
 }

@@ -1,88 +1,58 @@
-// Attention of few tokens over many keys: the keys of a token are split over blocks, and a second
-// kernel joins the parts by their maxima and sums (Flash-Decoding, Dao et al. 2023).
+// Attention of few query rows over many keys: the keys of a row are split into parts, which attention_join.cu
+// joins (Flash-Decoding, Dao et al. 2023).
 //
-// A block takes one part of one token's keys for up to ROWS heads that share a key-value head, so
-// that K and V are read once. `lanes` threads share a key, 8 elements each (16 bytes of a 16-bit
-// cache), and keep their own online softmax over the keys that come by; 128 / lanes such groups
-// are joined at the end. A part's size follows from the span on the device, not from the capacity
-// of the cache: blocks past the last part leave at once.
+// A block takes one part of one row's keys for up to ROWS heads that share a key-value head, so that keys and
+// values are read once. `lanes` threads share a key, 8 elements each (16 bytes of a 16-bit cache), and keep their
+// own online softmax over the keys that come by; 128 / lanes such groups are joined at the end.
 #pragma once
 #include "attention.cuh"
 
 #define DECODE_THREADS 128u
 
-// Most parts, and floats of scratch memory before them (the first says how many parts there are).
-// Both also stand in runtime/src/ops/attention/cuda.rs.
-#define DECODE_PARTS 512u
-#define DECODE_HEADER 4u
+// Steps of keys that a thread has under way or in use, each DECODE_STEP bytes of keys and values, which wait in
+// shared memory. They also stand in runtime/src/ops/paged/cuda.rs.
+#define DECODE_STAGES 3u
+#define DECODE_STEP 128u
 
-struct Decode {
-    u32 lanes, groups, part, parts;
-
-    // How n keys of d elements are split over at most `splits` parts.
-    __device__ __forceinline__ Decode(u32 d, u32 n, u32 splits) : lanes(1) {
-        while (lanes * 8 < d) {
-            lanes *= 2;
-        }
-        groups = DECODE_THREADS / lanes;
-        u32 step = 4 * groups;
-        part = ((n + splits - 1) / splits + step - 1) / step * step;
-        parts = n == 0 ? 0 : (n + part - 1) / part;
-    }
-};
-
-// Eight elements as they lie in memory.
-template <typename T>
-struct Eight {
-    static const u32 WORDS = 2 * sizeof(T);
-    u32 word[WORDS];
-
-    __device__ __forceinline__ void clear() {
+// Eight elements of a row, c .. c+7; those past the row's d elements are 0. With `wide` the row begins at a multiple
+// of 16 bytes and d is a multiple of 8.
+__device__ __forceinline__ void load8(const float* row, u32 c, u32 d, bool wide, float (&x)[8]) {
 #pragma unroll
-        for (u32 i = 0; i < WORDS; i++) {
-            word[i] = 0;
-        }
-    }
-
-    // Elements c .. c+7 of a row of d; what lies past the row is 0. With `wide` the row begins at
-    // a multiple of 16 bytes and d is a multiple of 8.
-    __device__ __forceinline__ void load(const T* row, u32 c, u32 d, bool wide) {
-        const u32* from = (const u32*)(row + c);
+    for (u32 i = 0; i < 8; i += 4) {
+        if (wide) {
+            float4 four = *(const float4*)(row + c + i);
+            x[i] = four.x;
+            x[i + 1] = four.y;
+            x[i + 2] = four.z;
+            x[i + 3] = four.w;
+        } else {
 #pragma unroll
-        for (u32 i = 0; i < WORDS; i += 4) {
-            if (wide) {
-                uint4 four = *(const uint4*)(from + i);
-                word[i] = four.x;
-                word[i + 1] = four.y;
-                word[i + 2] = four.z;
-                word[i + 3] = four.w;
-            } else {
-#pragma unroll
-                for (u32 l = i; l < i + 4; l++) {
-                    word[l] = c + l * (4 / sizeof(T)) < d ? from[l] : 0;
-                }
+            for (u32 l = i; l < i + 4; l++) {
+                x[l] = c + l < d ? row[c + l] : 0.0f;
             }
         }
     }
+}
 
-    __device__ __forceinline__ void unpack_to(float (&x)[8]) const {
+// Eight elements that wait in shared memory, 16 bytes of every thread side by side.
+__device__ __forceinline__ void unpack8(const uint4* slot, float, float (&x)[8]) {
 #pragma unroll
-        for (u32 i = 0; i < 8; i += 2) {
-            unpack_pair(T{}, i, x[i], x[i + 1]);
-        }
+    for (u32 i = 0; i < 2; i++) {
+        uint4 four = slot[i * DECODE_THREADS];
+        x[4 * i] = bits_f32(four.x);
+        x[4 * i + 1] = bits_f32(four.y);
+        x[4 * i + 2] = bits_f32(four.z);
+        x[4 * i + 3] = bits_f32(four.w);
     }
+}
 
-  private:
-    __device__ __forceinline__ void unpack_pair(float, u32 i, float& low, float& high) const {
-        low = bits_f32(word[i]);
-        high = bits_f32(word[i + 1]);
-    }
-
-    template <typename H>
-    __device__ __forceinline__ void unpack_pair(H, u32 i, float& low, float& high) const {
-        unpack(word[i / 2], H{}, low, high);
-    }
-};
+__device__ __forceinline__ void unpack8(const uint4* slot, f16, float (&x)[8]) {
+    uint4 four = *slot;
+    unpack(four.x, f16{}, x[0], x[1]);
+    unpack(four.y, f16{}, x[2], x[3]);
+    unpack(four.z, f16{}, x[4], x[5]);
+    unpack(four.w, f16{}, x[6], x[7]);
+}
 
 // The softmax of a row over some of its keys: largest score, sum of weights, weighted values.
 template <u32 ROWS>
@@ -128,83 +98,180 @@ struct Softmax {
     }
 };
 
-__device__ __forceinline__ void store2(float* row, u32 c, float x, float y) {
-    row[c] = x;
-    row[c + 1] = y;
-}
+// A block's place and threads. Grid: parts, key-value heads times groups of sharing heads (ROWS, if `of` does not
+// say how many), rows.
+template <u32 ROWS>
+struct DecodeBlock {
+    u32 token, kv, head, rows;                  // Query row, key-value head, first head and heads of the block.
+    u32 lanes, groups, group, column, columns;  // Threads that share a key, keys at a time, this thread's key and elements.
 
-__device__ __forceinline__ void store2(bf16* row, u32 c, float x, float y) {
-    *(u32*)(row + c) = pack_bf16(x, y);
-}
-
-// Grid: parts, key-value heads times groups of ROWS sharing heads, tokens. Scratch: the header, for
-// each (token, head, part) d floats of weighted values, then for each its maximum and sum. A single
-// part is the result.
-template <typename T, typename C, u32 ROWS, u32 KEYS>
-__device__ __forceinline__ void attention_decode(
-    const Attention& p, const T* __restrict__ q, const C* __restrict__ k, const C* __restrict__ v,
-    const u32* __restrict__ span, T* __restrict__ o, float* __restrict__ lse, float* __restrict__ scratch) {
-    extern __shared__ __align__(16) unsigned char smem[];
-    const u32 WARPS = DECODE_THREADS / WARP;
-    u32 token = blockIdx.z;
-    u32 kv = blockIdx.y % p.g;
-    u32 shared = p.h / p.g;
-    u32 first_row = blockIdx.y / p.g * ROWS;
-    u32 head = kv * shared + first_row;
-    u32 rows = shared - first_row < ROWS ? shared - first_row : ROWS;
-    Span seen = span_of(p, span, token);
-    Decode split(p.d, seen.end - seen.first, gridDim.x);
-    if (blockIdx.x >= split.parts && blockIdx.x > 0) {
-        return;
-    }
-    if (threadIdx.x == 0 && blockIdx.x == 0 && blockIdx.y == 0 && token == 0) {
-        scratch[0] = bits_f32(gridDim.x);
-    }
-    u32 start = seen.first + blockIdx.x * split.part;
-    u32 stop = seen.end - start < split.part ? seen.end : start + split.part;
-
-    u32 group = threadIdx.x / split.lanes;
-    u32 column = threadIdx.x % split.lanes * 8;
-    float scale = p.scale * LOG2E;
-    float queries[ROWS][8];
-    bool wide_q = p.d % 8 == 0 && aligned16(q);
-#pragma unroll
-    for (u32 r = 0; r < ROWS; r++) {
-        Eight<T> x;
-        x.clear();
-        if (r < rows && column < p.d) {
-            x.load(q + ((u64)token * p.h + head + r) * p.d, column, p.d, wide_q);
+    template <typename P>
+    __device__ __forceinline__ DecodeBlock(const P& p, u32 of = ROWS)
+        : token(blockIdx.z), kv(blockIdx.y % p.g), lanes(1) {
+        u32 shared = p.h / p.g;
+        u32 first = blockIdx.y / p.g * of;
+        head = kv * shared + first;
+        rows = shared - first < ROWS ? shared - first : ROWS;
+        while (lanes * 8 < p.d) {
+            lanes *= 2;
         }
-        x.unpack_to(queries[r]);
-#pragma unroll
-        for (u32 i = 0; i < 8; i++) {
-            queries[r][i] *= scale;
-        }
+        groups = DECODE_THREADS / lanes;
+        group = threadIdx.x / lanes;
+        column = threadIdx.x % lanes * 8;
+        columns = lanes * 8;
     }
 
-    bool wide = p.d % 8 == 0 && aligned16(k) && aligned16(v);
-    u64 stride = (u64)p.g * p.d;
-    const C* k_head = k + (u64)kv * p.d;
-    const C* v_head = v + (u64)kv * p.d;
-    Softmax<ROWS> state;
-    state.clear();
-    for (u32 base = start; base < stop; base += KEYS * split.groups) {
-        Eight<C> keys[KEYS], values[KEYS];
+    // The thread's elements of the queries, with the scale of powers of two.
+    template <typename P>
+    __device__ __forceinline__ void load_queries(const P& p, const float* q, float (&queries)[ROWS][8]) const {
+        float scale = p.scale * LOG2E;
+        bool wide = p.d % 8 == 0 && aligned16(q);
 #pragma unroll
-        for (u32 n = 0; n < KEYS; n++) {
-            u32 key = base + n * split.groups + group;
-            keys[n].clear();
-            values[n].clear();
-            if (key < stop && column < p.d) {
-                keys[n].load(k_head + key * stride, column, p.d, wide);
-                values[n].load(v_head + key * stride, column, p.d, wide);
+        for (u32 r = 0; r < ROWS; r++) {
+            u64 from = ((u64)token * p.h + head + (r < rows ? r : 0)) * p.d;
+            if (column < p.d) {
+                load8(q + from, column, p.d, wide, queries[r]);
+            }
+#pragma unroll
+            for (u32 i = 0; i < 8; i++) {
+                queries[r][i] = r < rows && column < p.d ? queries[r][i] * scale : 0.0f;
             }
         }
+    }
+
+    // Calls take(queries, from, to) for the sinks and for the other keys of a span, or once where they are
+    // neighbours with one query.
+    template <typename P, typename Take>
+    __device__ __forceinline__ void each_span(const P& p, const float* q, const float* qs, Span s, Take take) const {
+        bool together = q == qs && s.sink == s.recent;
+        u32 middle = together ? s.first : s.recent;
+#pragma unroll 1
+        for (u32 turn = 0; turn < 2; turn++) {
+            u32 from = turn == 0 ? s.first : middle;
+            u32 to = turn == 1 ? s.end : together ? s.first : s.sink;
+            if (from < to) {
+                float queries[ROWS][8];
+                load_queries(p, turn == 0 ? qs : q, queries);
+                take(queries, from, to);
+            }
+        }
+    }
+
+    // Joins the groups of each warp and keeps the result of warp w in slot w, which nobody needs any more.
+    __device__ __forceinline__ void keep(Softmax<ROWS>& state, float* slots) const {
+        for (u32 bit = lanes; bit < WARP; bit *= 2) {
+            state.join(bit);
+        }
+        __syncthreads();
+        float* outs = slots + threadIdx.x / WARP * slot_size();
+        if (threadIdx.x % WARP < lanes) {
+#pragma unroll
+            for (u32 r = 0; r < ROWS; r++) {
+#pragma unroll
+                for (u32 i = 0; i < 8; i++) {
+                    outs[r * (columns + 2) + column + i] = state.out[r][i];
+                }
+                if (column == 0) {
+                    outs[r * (columns + 2) + columns] = state.most[r];
+                    outs[r * (columns + 2) + columns + 1] = state.sum[r];
+                }
+            }
+        }
+    }
+
+    // Floats of a slot: for each row `columns` sums of weighted values, the largest score and the sum of weights.
+    __device__ __forceinline__ u32 slot_size() const {
+        return ROWS * (columns + 2);
+    }
+
+    // Joins `count` slots in their order, slot(w) is the address of one, and writes the part's results. All threads
+    // call.
+    template <typename P, typename Slot>
+    __device__ __forceinline__ void finish(const P& p, u32 count, Slot slot, float* o, float* lse) const {
+        __syncthreads();
+#pragma unroll 1
+        for (u32 r = 0; r < rows; r++) {
+            u32 row = r * (columns + 2);
+            float high = NOTHING;
+            float total = 0.0f;
+            for (u32 w = 0; w < count; w++) {
+                high = fmaxf(high, slot(w)[row + columns]);
+            }
+            for (u32 w = 0; w < count; w++) {
+                const float* facts = slot(w) + row + columns;
+                total += fast_exp2(facts[0] - high) * facts[1];
+            }
+            float share = total > 0.0f ? 1.0f / total : 0.0f;
+            u64 at = ((u64)blockIdx.x * p.m + token) * p.h + head + r;
+            for (u32 c = threadIdx.x; c < p.d; c += DECODE_THREADS) {
+                float x = 0.0f;
+                for (u32 w = 0; w < count; w++) {
+                    const float* outs = slot(w) + row;
+                    x += fast_exp2(outs[columns] - high) * outs[c];
+                }
+                o[at * p.d + c] = x * share;
+            }
+            if (threadIdx.x == 0) {
+                lse[at] = total > 0.0f ? high * LN2 + logf(total) : NOTHING;
+            }
+        }
+    }
+};
+
+// Takes in the keys from .. to-1: place(key) is the address of a key, its value lies `to_value` elements further
+// on. Each thread brings its own elements to shared memory (`staging`, DECODE_STAGES * DECODE_STEP bytes a thread),
+// several steps ahead, and is alone to read them: no barrier is needed.
+template <typename C, u32 ROWS, typename Place>
+__device__ __forceinline__ void decode_keys(
+    const DecodeBlock<ROWS>& block, Softmax<ROWS>& state, const float (&queries)[ROWS][8], unsigned char* staging,
+    u32 to_value, u32 d, bool wide, u32 from, u32 to, Place place) {
+    const u32 CHUNKS = sizeof(C) / 2;  // Of 16 bytes in eight elements.
+    const u32 KEYS = DECODE_STEP / (ROWS > 4 ? 2 : 1) / (2 * CHUNKS * 16);  // Scores of eight rows take registers.
+    u32 step = KEYS * block.groups;
+    uint4* slots = (uint4*)staging + threadIdx.x;
+    auto slot = [&](u32 stage, u32 n, u32 side) {
+        return slots + ((stage * KEYS + n) * 2 + side) * CHUNKS * DECODE_THREADS;
+    };
+    auto fetch = [&](u32 stage, u32 base) {
+#pragma unroll
+        for (u32 n = 0; n < KEYS; n++) {
+            u32 ahead = n * block.groups + block.group;
+            bool take = base < to && ahead < to - base && block.column < d;
+            const C* key = place(take ? base + ahead : from) + (take ? block.column : 0);
+            uint4* to_key = slot(stage, n, 0);
+            if (wide) {
+#pragma unroll
+                for (u32 i = 0; i < 2 * CHUNKS; i++) {
+                    const C* four = key + i % CHUNKS * (16 / sizeof(C)) + (i < CHUNKS ? 0 : to_value);
+                    copy_async16(to_key + i * DECODE_THREADS, four, take);
+                }
+            } else {
+#pragma unroll 1
+                for (u32 i = 0; i < 8 * CHUNKS; i++) {
+                    u32 c = i % (4 * CHUNKS) * (4 / sizeof(C));
+                    bool inside = take && block.column + c < d;
+                    const C* word = key + (inside ? c : 0) + (i < 4 * CHUNKS ? 0 : to_value);
+                    copy_async4((u32*)(to_key + i / 4 * DECODE_THREADS) + i % 4, word, inside);
+                }
+            }
+        }
+        copy_async_commit();
+    };
+#pragma unroll
+    for (u32 i = 0; i + 1 < DECODE_STAGES; i++) {
+        fetch(i, to - from > i * step ? from + i * step : to);
+    }
+    u32 stage = 0;
+#pragma unroll 1
+    for (u32 base = from; base < to;) {
+        u32 last = (DECODE_STAGES - 1) * step;
+        fetch(stage == 0 ? DECODE_STAGES - 1 : stage - 1, to - base > last ? base + last : to);
+        copy_async_wait<DECODE_STAGES - 1>();
         float s[ROWS][KEYS];
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             float x[8];
-            keys[n].unpack_to(x);
+            unpack8(slot(stage, n, 0), C{}, x);
 #pragma unroll
             for (u32 r = 0; r < ROWS; r++) {
                 s[r][n] = 0.0f;
@@ -214,7 +281,7 @@ __device__ __forceinline__ void attention_decode(
                 }
             }
         }
-        for (u32 bit = split.lanes / 2; bit > 0; bit /= 2) {
+        for (u32 bit = block.lanes / 2; bit > 0; bit /= 2) {
 #pragma unroll
             for (u32 i = 0; i < ROWS * KEYS; i++) {
                 float other = __shfl_xor_sync(FULL_MASK, s[i / KEYS][i % KEYS], bit);
@@ -226,7 +293,8 @@ __device__ __forceinline__ void attention_decode(
             float high = state.most[r];
 #pragma unroll
             for (u32 n = 0; n < KEYS; n++) {
-                s[r][n] = base + n * split.groups + group < stop ? s[r][n] : NEGATIVE_INFINITY;
+                u32 ahead = n * block.groups + block.group;
+                s[r][n] = ahead < to - base ? s[r][n] : NEGATIVE_INFINITY;
                 high = fmaxf(high, s[r][n]);
             }
             state.rise(r, high);
@@ -234,7 +302,7 @@ __device__ __forceinline__ void attention_decode(
 #pragma unroll
         for (u32 n = 0; n < KEYS; n++) {
             float x[8];
-            values[n].unpack_to(x);
+            unpack8(slot(stage, n, 1), C{}, x);
 #pragma unroll
             for (u32 r = 0; r < ROWS; r++) {
                 float weight = fast_exp2(s[r][n] - state.most[r]);
@@ -245,105 +313,8 @@ __device__ __forceinline__ void attention_decode(
                 }
             }
         }
+        stage = stage + 1 < DECODE_STAGES ? stage + 1 : 0;
+        base = to - base > step ? base + step : to;
     }
-
-    for (u32 bit = split.lanes; bit < WARP; bit *= 2) {
-        state.join(bit);
-    }
-    u32 wide_d = split.lanes * 8;
-    float* outs = (float*)smem;                   // [WARPS][ROWS][wide_d]
-    float* facts = outs + WARPS * ROWS * wide_d;  // [WARPS][ROWS][2]
-    u32 warp = threadIdx.x / WARP;
-    if (threadIdx.x % WARP < split.lanes) {
-#pragma unroll
-        for (u32 r = 0; r < ROWS; r++) {
-#pragma unroll
-            for (u32 i = 0; i < 8; i++) {
-                outs[(warp * ROWS + r) * wide_d + column + i] = state.out[r][i];
-            }
-            if (column == 0) {
-                facts[2 * (warp * ROWS + r)] = state.most[r];
-                facts[2 * (warp * ROWS + r) + 1] = state.sum[r];
-            }
-        }
-    }
-    __syncthreads();
-    for (u32 r = 0; r < rows; r++) {
-        float high = NOTHING;
-        for (u32 w = 0; w < WARPS; w++) {
-            high = fmaxf(high, facts[2 * (w * ROWS + r)]);
-        }
-        float total = 0.0f;
-        float factor[WARPS];
-#pragma unroll
-        for (u32 w = 0; w < WARPS; w++) {
-            factor[w] = fast_exp2(facts[2 * (w * ROWS + r)] - high);
-            total += factor[w] * facts[2 * (w * ROWS + r) + 1];
-        }
-        bool whole = gridDim.x == 1;
-        u64 at = (u64)token * p.h + head + r;
-        u64 part = at * gridDim.x + blockIdx.x;
-        for (u32 c = 2 * threadIdx.x; c < p.d; c += 2 * DECODE_THREADS) {
-            float x = 0.0f;
-            float y = 0.0f;
-#pragma unroll
-            for (u32 w = 0; w < WARPS; w++) {
-                x += factor[w] * outs[(w * ROWS + r) * wide_d + c];
-                y += factor[w] * outs[(w * ROWS + r) * wide_d + c + 1];
-            }
-            if (whole) {
-                float share = total > 0.0f ? 1.0f / total : 0.0f;
-                store2(o + at * p.d, c, x * share, y * share);
-            } else {
-                store2(scratch + DECODE_HEADER + part * p.d, c, x, y);
-            }
-        }
-        if (threadIdx.x == 0 && whole) {
-            lse[at] = total > 0.0f ? high * LN2 + logf(total) : NOTHING;
-        } else if (threadIdx.x == 0) {
-            store2(scratch + DECODE_HEADER + (u64)p.m * p.h * gridDim.x * p.d, 2 * part, high, total);
-        }
-    }
-}
-
-// Joins the parts of a row in their order. Grid: tokens times heads.
-template <typename T>
-__device__ __forceinline__ void attention_join(
-    const Attention& p, const u32* __restrict__ span, T* __restrict__ o, float* __restrict__ lse,
-    const float* __restrict__ scratch) {
-    __shared__ float factor[DECODE_PARTS];
-    __shared__ float partial[WARP];
-    u32 splits = f32_bits(scratch[0]);
-    u64 at = blockIdx.x;
-    const float* out = scratch + DECODE_HEADER + at * splits * p.d;
-    const float* facts = scratch + DECODE_HEADER + ((u64)p.m * p.h * p.d + 2 * at) * splits;
-    Span seen = span_of(p, span, blockIdx.x / p.h);
-    Decode split(p.d, seen.end - seen.first, splits);
-
-    float high = NOTHING;
-    for (u32 i = threadIdx.x; i < split.parts; i += DECODE_THREADS) {
-        high = fmaxf(high, facts[2 * i]);
-    }
-    high = block_reduce<Max>(high, NOTHING, partial);
-    float total = 0.0f;
-    for (u32 i = threadIdx.x; i < split.parts; i += DECODE_THREADS) {
-        factor[i] = fast_exp2(facts[2 * i] - high);
-        total += factor[i] * facts[2 * i + 1];
-    }
-    total = block_reduce<Sum>(total, 0.0f, partial);  // Its barriers make the factors visible, too.
-    float share = total > 0.0f ? 1.0f / total : 0.0f;
-    for (u32 c = 2 * threadIdx.x; c < p.d; c += 2 * DECODE_THREADS) {
-        float x = 0.0f;
-        float y = 0.0f;
-#pragma unroll 8
-        for (u32 i = 0; i < split.parts; i++) {
-            float2 pair = *(const float2*)(out + (u64)i * p.d + c);
-            x += factor[i] * pair.x;
-            y += factor[i] * pair.y;
-        }
-        store2(o + at * p.d, c, x * share, y * share);
-    }
-    if (threadIdx.x == 0) {
-        lse[at] = total > 0.0f ? high * LN2 + logf(total) : NOTHING;
-    }
+    copy_async_wait<0>();
 }

@@ -22,19 +22,17 @@ __device__ __forceinline__ void attention_flash(
     Place place(p);
     Rows rows(p, place.kv);
     u32 start = place.tile * BQ;
-    Spans<BQ> spans = {first, end};
-    spans.load(p, rows, span, start);
+    Spans<BQ> spans(p, rows, span, start, first, end);
     queries.template load<BQ, THREADS, 4>(q, p.d, [&](u32 r) {
         return start + r < rows.count ? q + rows.at(start + r) * p.d : (const bf16*)nullptr;
     });
     __syncthreads();
 
-    u32 stop = spans.end[BQ - 1];
+    u32 stop = spans.stop();
     KeyLoader<D, BQ, BK, THREADS> load = {spans, (u64)p.g * p.d, place.kv * p.d, p.d};
     u32 lane = threadIdx.x % WARP;
     u32 row = threadIdx.x / WARP * 16 * M;
-    Span outer = {spans.first[row], spans.end[row + 16 * M - 1]};  // What some row of the warp may see.
-    Span inner = {spans.first[row + 16 * M - 1], spans.end[row]};  // What all rows see, if not empty.
+    Sight sight = {spans.of(row), spans.of(row + 16 * M - 1)};
     float scale = p.scale * LOG2E;
     float most[M][2], sum[M][2];
     float out[M][D / 8][4];
@@ -44,17 +42,18 @@ __device__ __forceinline__ void attention_flash(
         most[i / 2][i % 2] = NOTHING;
         sum[i / 2][i % 2] = 0.0f;
     }
-    load.keys(keys, k, spans.first[0]);
-    for (u32 key = spans.first[0]; key < stop; key += BK) {
+    u32 key = spans.start();
+    load.keys(keys, k, key);
+    while (key < stop) {
         copy_async_wait<0>();
         __syncthreads();  // The keys are here, and nobody needs the last values any more.
         load.keys(values, v, key);
-        bool some = key < outer.end && outer.first < key + BK;
+        bool some = sight.some(key, key + BK);
         u32 weights[M][BK / 16][4];
         if (some) {
             float s[M][BK / 8][4];
             multiply_transposed(s, queries, row, keys);
-            if (key < inner.first || inner.end < key + BK) {
+            if (!sight.all(key, key + BK)) {
 #pragma unroll
                 for (u32 m = 0; m < M; m++) {
                     u32 r = row + 16 * m + lane / 4;
@@ -103,8 +102,9 @@ __device__ __forceinline__ void attention_flash(
         }
         copy_async_wait<0>();
         __syncthreads();  // The values are here, and nobody needs the keys any more.
-        if (key + BK < stop) {
-            load.keys(keys, k, key + BK);
+        key = spans.skip(key + BK);
+        if (key < stop) {
+            load.keys(keys, k, key);
         }
         if (some) {
             multiply_add<D>(out, weights, values);

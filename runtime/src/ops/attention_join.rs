@@ -7,7 +7,7 @@ use crate::cpu::parallel;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::attention::NOTHING;
 use crate::random::Random;
 use crate::reference::RefTensor;
@@ -53,7 +53,17 @@ impl Kernel for AttentionJoin {
         when: |_, _| true,
         launch: |op, _| Launch::groups((op.m as usize * op.h as usize * op.d as usize).div_ceil(256)),
     }];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["attention_join"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| {
+            let rows = op.m as usize * op.h as usize;
+            CudaKernel::new("attention_join", rows, 128).grid(op.d.div_ceil(128) as usize, 1).into()
+        },
+    }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         [("n", self.n), ("m", self.m), ("h", self.h), ("d", self.d)].map(|(name, n)| (name, n as usize)).to_vec()

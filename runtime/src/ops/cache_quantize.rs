@@ -8,7 +8,7 @@
 use crate::dtype::{DType, Spec};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
-use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Launch, Needs, Packed, Size, Tolerance, Wgsl};
+use crate::op::{Args, Case, Cuda, CudaKernel, Fill, Gradient, Kernel, Launch, Needs, Packed, Size, Tolerance, Wgsl};
 use crate::ops::paged::codes::{Block, Parameters};
 use crate::ops::paged::wgsl::with_block;
 use crate::reference::RefTensor;
@@ -84,7 +84,19 @@ impl Kernel for CacheQuantize {
         when: |_, _| true,
         launch: |op, _| with_block(Launch::groups(2 * op.n as usize * op.g as usize), &op.block()),
     }];
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = &[Cuda {
+        name: "plain",
+        entries: &["cache_quantize"],
+        hot: true,
+        align: 4,
+        when: |_, _| true,
+        launch: |op, _, _| {
+            // Warps take 32 channels of the keys or 8 tokens of the values.
+            let units = op.d.div_ceil(32) + op.page / 8;
+            let kernel = CudaKernel::new("cache_quantize", units.div_ceil(4) as usize, 128);
+            kernel.grid(op.g as usize, op.n as usize).into()
+        },
+    }];
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let (g, d) = (self.g as usize, self.d as usize);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::attention::Mask;
-use crate::ops::paged::{Paged, Shape, Situation, situations, wgsl};
+use crate::ops::paged::{Paged, Shape, Situation, cuda, situations, wgsl};
 use crate::random::Random;
 use crate::reference::RefTensor;
 
@@ -112,7 +112,7 @@ impl Kernel for PagedAttention {
          -> o[n,m,h,d]:f32 lse[n,m,h]:f32";
     const GRADIENT: Gradient = Gradient::None("caches are for inference only");
     const WGSL: &'static [Wgsl<Self>] = wgsl::PAGED;
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = cuda::PAGED;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let own = [("m", self.m), ("h", self.h), ("d", self.d), ("s", self.s), ("e", self.e), ("n", self.parts)];

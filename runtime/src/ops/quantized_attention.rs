@@ -12,7 +12,7 @@ use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Fill, Gradient, Kernel, Size, Tolerance, Wgsl};
 use crate::ops::attention::Mask;
 use crate::ops::paged::codes::{Block, Parameters};
-use crate::ops::paged::{Paged, Shape, Situation, situations, wgsl};
+use crate::ops::paged::{Paged, Shape, Situation, cuda, situations, wgsl};
 use crate::random::Random;
 use crate::reference::RefTensor;
 
@@ -182,7 +182,7 @@ impl Kernel for QuantizedAttention {
          -> o[n,m,h,d]:f32 lse[n,m,h]:f32";
     const GRADIENT: Gradient = Gradient::None("caches are for inference only");
     const WGSL: &'static [Wgsl<Self>] = wgsl::QUANTIZED;
-    const CUDA: &'static [Cuda<Self>] = &[];
+    const CUDA: &'static [Cuda<Self>] = cuda::QUANTIZED;
 
     fn dims(&self) -> Vec<(&'static str, usize)> {
         let own = [("m", self.m), ("h", self.h), ("d", self.d), ("s", self.s), ("e", self.e), ("n", self.parts)];

@@ -8,26 +8,6 @@ use crate::op::{Cuda, CudaKernel, CudaLaunch};
 /// Variants of the forward row.
 pub(super) const FORWARD: &[Cuda<Attention>] = &[
     Cuda {
-        name: "decode",
-        entries: &[
-            "attention_decode1_f32",
-            "attention_decode1_f32_f16",
-            "attention_decode1_bf16",
-            "attention_decode4_f32",
-            "attention_decode4_f32_f16",
-            "attention_decode4_bf16",
-            "attention_decode8_f32",
-            "attention_decode8_f32_f16",
-            "attention_decode8_bf16",
-            "attention_join_f32",
-            "attention_join_bf16",
-        ],
-        hot: true,
-        align: 4,
-        when: |op, _| splits_keys(op),
-        launch: decode,
-    },
-    Cuda {
         name: "mma",
         entries: &[
             "attention_mma64_64",
@@ -45,11 +25,8 @@ pub(super) const FORWARD: &[Cuda<Attention>] = &[
         name: "tiled",
         entries: &[
             "attention_tiled64_f32",
-            "attention_tiled64_f32_f16",
             "attention_tiled128_f32",
-            "attention_tiled128_f32_f16",
             "attention_tiled256_f32",
-            "attention_tiled256_f32_f16",
             "attention_tiled256_bf16",
         ],
         hot: true,
@@ -59,74 +36,15 @@ pub(super) const FORWARD: &[Cuda<Attention>] = &[
     },
 ];
 
-/// Activations and caches.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Types {
-    F32,
-    F32Caches16,
-    Bf16,
-}
-
-impl Types {
-    fn of(operands: &[Spec]) -> Types {
-        match (operands[0].dtype, operands[1].dtype) {
-            (DType::Bf16, _) => Types::Bf16,
-            (_, DType::F16) => Types::F32Caches16,
-            _ => Types::F32,
-        }
-    }
-
-    fn pick<T>(self, [f32, f32_f16, bf16]: [T; 3]) -> T {
-        match self {
-            Types::F32 => f32,
-            Types::F32Caches16 => f32_f16,
-            Types::Bf16 => bf16,
-        }
-    }
-}
-
-/// Too few query rows to fill a card with tiles of them.
-fn splits_keys(op: &Attention) -> bool {
-    op.m <= 4 || (op.m <= 16 && op.t >= 512)
-}
-
-/// Most parts of a token's keys, as `DECODE_PARTS` in `attention_decode.cuh`.
-const PARTS: usize = 512;
-
-/// Bytes before the parts in scratch memory, four times `DECODE_HEADER` in `attention_decode.cuh`.
-const HEADER: u64 = 16;
-
-/// Keys that are worth a block.
-const FEWEST_KEYS: usize = 64;
-
-fn decode(op: &Attention, operands: &[Spec], caps: &Caps) -> CudaLaunch {
-    let types = Types::of(operands);
-    let (heads, entry) = match op.shared() {
-        1 => (1, ["attention_decode1_f32", "attention_decode1_f32_f16", "attention_decode1_bf16"]),
-        2..=4 => (4, ["attention_decode4_f32", "attention_decode4_f32_f16", "attention_decode4_bf16"]),
-        _ => (8, ["attention_decode8_f32", "attention_decode8_f32_f16", "attention_decode8_bf16"]),
-    };
-    let (m, t, d) = (op.m as usize, op.t as usize, op.d as usize);
-    let groups = op.g as usize * op.shared().div_ceil(heads);
-    let parts = (2 * processors(caps)).div_ceil(groups * m).min(t.div_ceil(FEWEST_KEYS)).clamp(1, PARTS);
-    // Four warps' results, each with the head's size rounded up to lanes of 8 elements.
-    let columns = d.div_ceil(8).next_power_of_two() * 8;
-    let kernel = CudaKernel::new(types.pick(entry), parts, 128).grid(groups, m).shared(16 * heads * (columns + 2));
-    if parts == 1 {
-        return CudaLaunch { kernels: vec![kernel], scratch: HEADER };
-    }
-    let entry = types.pick(["attention_join_f32", "attention_join_f32", "attention_join_bf16"]);
-    let rows = m * op.h as usize;
-    CudaLaunch {
-        kernels: vec![kernel, CudaKernel::new(entry, rows, 128)],
-        scratch: HEADER + 4 * (rows * parts * (d + 2)) as u64,
-    }
+/// Activations in bf16?
+fn bf16(operands: &[Spec]) -> bool {
+    operands[0].dtype == DType::Bf16
 }
 
 /// Can tensor cores take it, in kernels for heads of up to `most` elements? Rows must be whole
 /// chunks of 16 bytes, and the largest score must be that of the largest product.
 fn takes_mma(op: &Attention, operands: &[Spec], most: u32) -> bool {
-    Types::of(operands) == Types::Bf16 && op.d.is_multiple_of(8) && op.d <= most && op.scale > 0.0
+    bf16(operands) && op.d.is_multiple_of(8) && op.d <= most && op.scale > 0.0
 }
 
 /// Bytes of `rows` rows of bf16 in shared memory.
@@ -158,42 +76,50 @@ fn processors(caps: &Caps) -> usize {
 
 /// Shape of the f32 tiles: rows that a block keeps (R a thread of 16 that share them) and rows
 /// that pass by.
-struct Tiles {
-    entry: &'static str,
-    kept: usize,
-    passing: usize,
-    of_thread: usize,
+pub(crate) struct Tiles {
+    pub(crate) entry: &'static str,
+    pub(crate) kept: usize,
+    pub(crate) passing: usize,
+    pub(crate) of_thread: usize,
 }
 
 impl Tiles {
     /// A launch over `rows` rows of each of `g` heads. Tiles of a kernel lie in shared memory in
     /// rows of `head + 4`, weights in rows of `passing + 4`.
-    fn launch(&self, rows: usize, g: u32, head: usize, tiles: usize) -> CudaLaunch {
+    pub(crate) fn launch(&self, rows: usize, g: u32, head: usize, tiles: usize) -> CudaKernel {
         let blocks = rows.div_ceil(self.kept) * g as usize;
         let shared = 4 * (tiles * (head + 4) + self.kept * (self.passing + 4));
-        CudaKernel::new(self.entry, blocks, (self.kept / self.of_thread * 16) as u32).shared(shared).into()
+        CudaKernel::new(self.entry, blocks, (self.kept / self.of_thread * 16) as u32).shared(shared)
+    }
+
+    /// The forward kernels' tiles for heads of up to `head` elements; `entries` for up to 64, 128, 256.
+    pub(crate) fn forward(head: usize, entries: [&'static str; 3]) -> Tiles {
+        let (kept, passing, entry) = match head {
+            64 => (64, 64, entries[0]),
+            128 => (64, 32, entries[1]),
+            _ => (32, 16, entries[2]),
+        };
+        Tiles { entry, kept, passing, of_thread: 4 }
     }
 }
 
 /// Head size of the smallest tiled kernels that take this one.
-fn head_size(d: u32, types: Types) -> usize {
-    match (d, types) {
-        (0..=64, Types::F32 | Types::F32Caches16) => 64,
-        (65..=128, Types::F32 | Types::F32Caches16) => 128,
+pub(crate) fn head_size(d: u32) -> usize {
+    match d {
+        0..=64 => 64,
+        65..=128 => 128,
         _ => 256,
     }
 }
 
 fn tiled(op: &Attention, operands: &[Spec], _: &Caps) -> CudaLaunch {
-    let types = Types::of(operands);
-    let head = head_size(op.d, types);
-    let (kept, passing, entry) = match head {
-        64 => (64, 64, ["attention_tiled64_f32", "attention_tiled64_f32_f16", ""]),
-        128 => (64, 32, ["attention_tiled128_f32", "attention_tiled128_f32_f16", ""]),
-        _ => (32, 16, ["attention_tiled256_f32", "attention_tiled256_f32_f16", "attention_tiled256_bf16"]),
+    let (head, entries) = if bf16(operands) {
+        (256, ["", "", "attention_tiled256_bf16"])
+    } else {
+        (head_size(op.d), ["attention_tiled64_f32", "attention_tiled128_f32", "attention_tiled256_f32"])
     };
-    let tiles = Tiles { entry: types.pick(entry), kept, passing, of_thread: 4 };
-    tiles.launch(op.m as usize * op.shared(), op.g, head, kept + 2 * passing)
+    let tiles = Tiles::forward(head, entries);
+    tiles.launch(op.m as usize * op.shared(), op.g, head, tiles.kept + 2 * tiles.passing).into()
 }
 
 /// Whether a gradient is for queries or for keys and values.
@@ -227,26 +153,26 @@ pub(crate) fn mma_gradient(side: Side, op: &Attention) -> CudaLaunch {
 
 /// The f32 tiles of a gradient.
 pub(crate) fn tiled_gradient(side: Side, op: &Attention, operands: &[Spec]) -> CudaLaunch {
-    let types = Types::of(operands);
-    let head = head_size(op.d, types);
+    let wide = bf16(operands);
+    let head = if wide { 256 } else { head_size(op.d) };
     let (kept, passing, of_thread) = match head {
         64 => (64, 64, 4),
         128 => (32, 32, 4),
         _ => (16, 16, 2),
     };
-    let entry = match (side, head, types) {
+    let entry = match (side, head, wide) {
         (Side::Queries, 64, _) => "attention_grad_q_tiled64_f32",
         (Side::Queries, 128, _) => "attention_grad_q_tiled128_f32",
-        (Side::Queries, _, Types::Bf16) => "attention_grad_q_tiled256_bf16",
+        (Side::Queries, _, true) => "attention_grad_q_tiled256_bf16",
         (Side::Queries, ..) => "attention_grad_q_tiled256_f32",
         (Side::Keys, 64, _) => "attention_grad_kv_tiled64_f32",
         (Side::Keys, 128, _) => "attention_grad_kv_tiled128_f32",
-        (Side::Keys, _, Types::Bf16) => "attention_grad_kv_tiled256_bf16",
+        (Side::Keys, _, true) => "attention_grad_kv_tiled256_bf16",
         (Side::Keys, ..) => "attention_grad_kv_tiled256_f32",
     };
     let rows = match side {
         Side::Queries => op.m as usize * op.shared(),
         Side::Keys => op.t as usize,
     };
-    Tiles { entry, kept, passing, of_thread }.launch(rows, op.g, head, 2 * (kept + passing))
+    Tiles { entry, kept, passing, of_thread }.launch(rows, op.g, head, 2 * (kept + passing)).into()
 }

@@ -13,6 +13,7 @@
 mod cases;
 pub mod codes;
 pub(crate) mod wgsl;
+pub(crate) mod cuda;
 
 pub(crate) use cases::{Situation, situations};
 
