@@ -9,6 +9,8 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
+pub use crate::rope_scaling::{Rope, RopeExtension, RopeScaling, Yarn};
+use tritter_runtime::ops::attention::Mask;
 
 /// Which block the layers are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +19,8 @@ pub enum Family {
     Bitnet,
     /// Llama (`LlamaForCausalLM`), dense or with BitLinear layers.
     Llama,
+    /// Mistral (`MistralForCausalLM`): Llama's block with a sliding window in every layer.
+    Mistral,
     /// BitNet plus QK-norm and a norm after the feed-forward branch.
     Tritter,
 }
@@ -28,33 +32,6 @@ pub enum Activation {
     Relu2,
     /// `x * sigmoid(x)`.
     Silu,
-}
-
-/// Rotary position embedding, half-split pairs `(i, i + d/2)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rope {
-    /// Base: `inv_freq_i = theta^(-2i/d)`.
-    pub theta: f64,
-    /// How frequencies are changed for long contexts.
-    pub scaling: RopeScaling,
-}
-
-/// Change of the rotary frequencies.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies as they are.
-    None,
-    /// The `llama3` rule: low frequencies divided, middle ones blended.
-    Llama3 {
-        /// Divisor of the low frequencies, at least 1.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` stay.
-        high_freq_factor: f64,
-        /// Context of the first training, in tokens.
-        original_max_position_embeddings: usize,
-    },
 }
 
 /// How a packed linear layer's `weight_scale` is to be read.
@@ -103,13 +80,15 @@ pub struct Config {
     pub rms_norm_eps: f64,
     /// Rotary embedding.
     pub rope: Rope,
+    /// Newest keys that a token sees, itself included, in every layer; at least 1. `None`: all before it.
+    pub window: Option<usize>,
     /// Longest context that the model was made for, in tokens.
     pub max_positions: usize,
     /// Whether the head is the embedding.
     pub tie_embeddings: bool,
     /// Biases on q, k, v and o.
     pub attention_bias: bool,
-    /// Biases on gate, up and down (Llama only).
+    /// Biases on gate, up and down (Llama and Mistral).
     pub mlp_bias: bool,
     /// Activation of the gate.
     pub activation: Activation,
@@ -129,7 +108,7 @@ pub const MAX_PARAMETERS: u128 = 10_000_000_000_000;
 /// Most layers; bounds the list of tensor names before any file is compared.
 pub const MAX_LAYERS: usize = 10_000;
 /// Positions and ids are kept in 32-bit state on the device.
-const MAX_INDEX: usize = i32::MAX as usize;
+pub(crate) const MAX_INDEX: usize = i32::MAX as usize;
 
 impl Config {
     /// Reads `config.json` of a model folder.
@@ -146,6 +125,18 @@ impl Config {
     /// Width of all key (or value) heads together, `G * d`.
     pub fn kv_width(&self) -> usize {
         self.num_kv_heads.saturating_mul(self.head_dim)
+    }
+
+    /// What a token sees of its span: the model's window.
+    pub fn mask(&self) -> Mask {
+        self.window.and_then(|window| u32::try_from(window).ok()).map_or(Mask::WHOLE, Mask::window)
+    }
+
+    /// Factor of the scores in attention: `d^-0.5`, and the factor that the rotary rule puts on cosines and sines of
+    /// queries and keys, squared. It is not in the tables, so a query may be turned more than once.
+    pub fn attention_scale(&self) -> f32 {
+        let factor = self.rope.attention_factor();
+        (self.head_dim as f32).powf(-0.5) * (factor * factor) as f32
     }
 
     /// Whether the block has norms before `o_proj` and `down_proj`.
@@ -213,38 +204,17 @@ impl Config {
     }
 
     fn validate_numbers(&self, file: &Path) -> Result<()> {
-        let positive = |field: &str, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                Err(Error::field(file, field, value, "give a finite number above zero"))
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+            return Err(Error::field(file, "rms_norm_eps", self.rms_norm_eps, "give a finite number above zero"));
+        }
+        self.rope.validate(file)?;
+        match self.window {
+            Some(window) if window == 0 || window > MAX_INDEX => {
+                let problem = format!("give a window from 1 to {MAX_INDEX}, or null for none");
+                Err(Error::field(file, "sliding_window", window, problem))
             }
-        };
-        positive("rms_norm_eps", self.rms_norm_eps)?;
-        positive("rope_theta", self.rope.theta)?;
-        let RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings: original,
-        } = self.rope.scaling
-        else {
-            return Ok(());
-        };
-        positive("rope_parameters.factor", factor)?;
-        positive("rope_parameters.low_freq_factor", low_freq_factor)?;
-        positive("rope_parameters.high_freq_factor", high_freq_factor)?;
-        if high_freq_factor <= low_freq_factor {
-            let problem = format!("it must be above low_freq_factor ({low_freq_factor})");
-            let field = "rope_parameters.high_freq_factor";
-            return Err(Error::field(file, field, high_freq_factor, problem));
+            _ => Ok(()),
         }
-        if original == 0 || original > MAX_INDEX {
-            let field = "rope_parameters.original_max_position_embeddings";
-            let problem = format!("give a length from 1 to {MAX_INDEX}");
-            return Err(Error::field(file, field, original, problem));
-        }
-        Ok(())
     }
 
     /// Four output rows share a byte, so packed widths must be multiples of 4.
@@ -291,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_preset_is_valid() {
-        for family in [Family::Bitnet, Family::Llama, Family::Tritter] {
+        for family in [Family::Bitnet, Family::Llama, Family::Mistral, Family::Tritter] {
             preset("test").unwrap().config(family, None, None).validate().unwrap();
         }
     }
@@ -307,6 +277,8 @@ mod tests {
         refused(|c| c.head_dim = 32, "head_dim");
         refused(|c| c.mlp_bias = true, "mlp_bias");
         refused(|c| c.max_positions = 0, "max_position_embeddings");
+        refused(|c| c.window = Some(0), "sliding_window");
+        refused(|c| c.window = Some(usize::MAX), "sliding_window");
         refused(|c| (c.intermediate_size, c.num_layers) = (1 << 30, 10_000), "hidden_size");
     }
 

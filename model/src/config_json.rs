@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{Activation, Config, Family, LinearClass, Quantization, Rope, RopeScaling};
+use crate::config::{Activation, Config, Family, LinearClass, Quantization, Rope};
 use crate::error::Result;
 use crate::json_fields::Fields;
 
@@ -22,19 +22,26 @@ impl Family {
         match self {
             Self::Bitnet => "bitnet",
             Self::Llama => "llama",
+            Self::Mistral => "mistral",
             Self::Tritter => "tritter",
         }
     }
 
     /// The family of that `model_type`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Bitnet, Self::Llama, Self::Tritter].into_iter().find(|f| f.name() == name)
+        [Self::Bitnet, Self::Llama, Self::Mistral, Self::Tritter].into_iter().find(|f| f.name() == name)
+    }
+
+    /// Whether the block is Llama's: no norms but two, a dense model by default.
+    pub fn is_llama(self) -> bool {
+        matches!(self, Self::Llama | Self::Mistral)
     }
 
     fn architecture(self) -> &'static str {
         match self {
             Self::Bitnet => "BitNetForCausalLM",
             Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
             Self::Tritter => "TritterForCausalLM",
         }
     }
@@ -46,9 +53,11 @@ impl Config {
     pub fn from_json(file: &Path, json: &Value) -> Result<Self> {
         let fields = Fields::new(file, "", json)?;
         let family = family(&fields)?;
-        let llama = family == Family::Llama;
+        let llama = family.is_llama();
         let hidden_size = fields.required_size("hidden_size")?;
         let num_heads = fields.required_size("num_attention_heads")?;
+        let positions = if family == Family::Mistral { 131_072 } else { 2048 };
+        let max_positions = fields.size("max_position_embeddings")?.unwrap_or(positions);
         let config = Self {
             family,
             vocab_size: fields.required_size("vocab_size")?,
@@ -56,11 +65,12 @@ impl Config {
             intermediate_size: fields.required_size("intermediate_size")?,
             num_layers: fields.required_size("num_hidden_layers")?,
             num_heads,
-            num_kv_heads: fields.size("num_key_value_heads")?.unwrap_or(num_heads),
+            num_kv_heads: kv_heads(&fields, family, num_heads)?,
             head_dim: head_dim(&fields, hidden_size, num_heads)?,
             rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(if llama { 1e-6 } else { 1e-5 }),
-            rope: rope(&fields, if llama { 10_000.0 } else { 500_000.0 })?,
-            max_positions: fields.size("max_position_embeddings")?.unwrap_or(2048),
+            rope: Rope::from_json(&fields, if llama { 10_000.0 } else { 500_000.0 }, max_positions)?,
+            window: window(&fields, family)?,
+            max_positions,
             tie_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(!llama),
             attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
@@ -102,7 +112,7 @@ impl Config {
             "num_key_value_heads": self.num_kv_heads,
             "pad_token_id": self.pad_token_id,
             "rms_norm_eps": self.rms_norm_eps,
-            "rope_parameters": rope_json(&self.rope),
+            "rope_parameters": self.rope.to_json(),
             "tie_word_embeddings": self.tie_embeddings,
             "use_cache": true,
             "vocab_size": self.vocab_size,
@@ -110,7 +120,10 @@ impl Config {
         let Some(map) = json.as_object_mut() else {
             return json;
         };
-        if self.family == Family::Llama {
+        if self.family == Family::Mistral || self.window.is_some() {
+            map.insert("sliding_window".to_owned(), json!(self.window));
+        }
+        if self.family.is_llama() {
             map.insert("mlp_bias".to_owned(), json!(self.mlp_bias));
         }
         if let Some(quantization) = quantization_json(self.quantization) {
@@ -122,13 +135,14 @@ impl Config {
 
 fn family(fields: &Fields<'_>) -> Result<Family> {
     let name = fields.text("model_type")?.unwrap_or_default();
-    Family::from_name(name)
-        .ok_or_else(|| fields.error("model_type", "this program knows bitnet, llama and tritter; use such a model"))
+    Family::from_name(name).ok_or_else(|| {
+        fields.error("model_type", "this program knows bitnet, llama, mistral and tritter; use such a model")
+    })
 }
 
 fn activation(fields: &Fields<'_>, family: Family) -> Result<Activation> {
     match fields.text("hidden_act")? {
-        None if family == Family::Llama => Ok(Activation::Silu),
+        None if family.is_llama() => Ok(Activation::Silu),
         None | Some("relu2") => Ok(Activation::Relu2),
         Some("silu" | "swish") => Ok(Activation::Silu),
         Some(_) => Err(fields.error("hidden_act", "relu2 and silu are supported")),
@@ -146,48 +160,19 @@ fn head_dim(fields: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize> {
     Ok(hidden / heads)
 }
 
-fn rope(fields: &Fields<'_>, default_theta: f64) -> Result<Rope> {
-    let theta = fields.number("rope_theta")?;
-    let (theta, scaling) = match fields.object("rope_parameters")? {
-        Some(inner) => (inner.number("rope_theta")?.or(theta), Some(inner)),
-        None => (theta, fields.object("rope_scaling")?),
-    };
-    let scaling = match scaling {
-        Some(inner) => rope_scaling(&inner)?,
-        None => RopeScaling::None,
-    };
-    Ok(Rope { theta: theta.unwrap_or(default_theta), scaling })
+/// Absent, Mistral has 8; null is one for each query head, as in the other families.
+fn kv_heads(fields: &Fields<'_>, family: Family, num_heads: usize) -> Result<usize> {
+    let absent = if family == Family::Mistral && !fields.names("num_key_value_heads") { 8 } else { num_heads };
+    Ok(fields.size("num_key_value_heads")?.unwrap_or(absent))
 }
 
-fn rope_scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
-    if fields.number("partial_rotary_factor")?.is_some_and(|share| share != 1.0) {
-        return Err(fields.error("partial_rotary_factor", "only whole heads can be rotated"));
+/// Mistral's window: 4096 where the file does not name it, none where it is null. The other families have none.
+fn window(fields: &Fields<'_>, family: Family) -> Result<Option<usize>> {
+    if family != Family::Mistral {
+        return Ok(None);
     }
-    let key = if fields.has("rope_type") { "rope_type" } else { "type" };
-    match fields.text(key)? {
-        None | Some("default") => Ok(RopeScaling::None),
-        Some("llama3") => Ok(RopeScaling::Llama3 {
-            factor: fields.required_number("factor")?,
-            low_freq_factor: fields.required_number("low_freq_factor")?,
-            high_freq_factor: fields.required_number("high_freq_factor")?,
-            original_max_position_embeddings: fields.required_size("original_max_position_embeddings")?,
-        }),
-        Some(_) => Err(fields.error(key, "default and llama3 are supported")),
-    }
-}
-
-fn rope_json(rope: &Rope) -> Value {
-    match rope.scaling {
-        RopeScaling::None => json!({ "rope_theta": rope.theta, "rope_type": "default" }),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
-            "factor": factor,
-            "high_freq_factor": high_freq_factor,
-            "low_freq_factor": low_freq_factor,
-            "original_max_position_embeddings": original_max_position_embeddings,
-            "rope_theta": rope.theta,
-            "rope_type": "llama3",
-        }),
-    }
+    let absent = (!fields.names("sliding_window")).then_some(4096);
+    Ok(fields.size("sliding_window")?.or(absent))
 }
 
 fn quantization(fields: &Fields<'_>) -> Result<Quantization> {
@@ -240,6 +225,7 @@ fn quantization_json(quantization: Quantization) -> Option<Value> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::RopeScaling;
     use crate::presets::preset;
 
     fn minimal(model_type: &str) -> Value {
@@ -275,6 +261,23 @@ mod tests {
         let bitnet = read(&minimal("bitnet")).unwrap();
         assert_eq!((bitnet.rope.theta, bitnet.rms_norm_eps), (500_000.0, 1e-5));
         assert_eq!((bitnet.tie_embeddings, bitnet.activation), (true, Activation::Relu2));
+    }
+
+    #[test]
+    fn the_window_of_mistral_is_read_and_written() {
+        let mut json = minimal("mistral");
+        json["num_key_value_heads"] = json!(2);
+        assert_eq!(read(&json).unwrap().window, Some(4096), "the default of the class");
+        for window in [Some(12), None] {
+            json["sliding_window"] = json!(window);
+            let config = read(&json).unwrap();
+            assert_eq!((config.window, config.activation), (window, Activation::Silu));
+            assert_eq!(config.to_json()["architectures"][0], "MistralForCausalLM");
+            assert_eq!(read(&config.to_json()).unwrap(), config);
+        }
+        let mut json = minimal("llama");
+        json["sliding_window"] = json!(12);
+        assert_eq!(read(&json).unwrap().window, None, "transformers' llama has none either");
     }
 
     #[test]
@@ -351,7 +354,13 @@ mod tests {
         refused(json!({ "vocab_size": null }), &["`vocab_size`", "null"]);
         refused(json!({ "num_key_value_heads": 4 }), &["`num_key_value_heads`", "4"]);
         refused(json!({ "rms_norm_eps": 0 }), &["`rms_norm_eps`"]);
-        refused(json!({ "rope_scaling": { "type": "yarn" } }), &["`rope_scaling.type`", "yarn"]);
+        refused(json!({ "rope_scaling": { "type": "longrope" } }), &["`rope_scaling.type`", "longrope"]);
+        refused(json!({ "rope_scaling": { "type": "linear" } }), &["`rope_scaling.factor`", "missing"]);
+        refused(
+            json!({ "model_type": "mistral", "num_key_value_heads": 2, "sliding_window": 0 }),
+            &["`sliding_window`", "0"],
+        );
+        refused(json!({ "model_type": "mistral", "sliding_window": "12" }), &["`sliding_window`", "\"12\""]);
         refused(json!({ "rope_parameters": { "rope_type": "llama3" } }), &["`rope_parameters.factor`", "missing"]);
         refused(
             json!({ "quantization_config": { "quant_method": "gptq" } }),

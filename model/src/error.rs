@@ -101,6 +101,17 @@ pub enum Error {
         /// Pages of the pool.
         pages: usize,
     },
+    /// A context beyond the positions that the model was made for.
+    #[error(
+        "a context of {context} tokens: the model has positions 1 to {available} (max_position_embeddings in \
+         config.json); use a shorter one, or state how to extend it (--rope linear:F, theta:X or yarn:F)"
+    )]
+    Positions {
+        /// Positions asked for.
+        context: usize,
+        /// Positions that it has.
+        available: usize,
+    },
     /// A token id that the model does not have.
     #[error("token id {id} is outside the vocabulary of {vocab}; the tokenizer belongs to another model")]
     Vocabulary {

@@ -9,7 +9,6 @@
 use crate::cache::{Cache, CacheShape};
 use crate::fused::{Fused, activation};
 use crate::weights::{Dense, Layer, Linear, Matrix, Model};
-use tritter_runtime::ops::attention::Mask;
 use tritter_runtime::ops::paged::Paged;
 use tritter_runtime::ops::{
     add, add_bias, attention, attention_join, cache_append, cache_quantize, cast, gate, gather, matmul_nt,
@@ -276,7 +275,7 @@ impl Block<'_> {
             None => {
                 let [q, k, v] = self.queries(g, x, trace)?;
                 let span = g.bind(&self.stream.span);
-                attention::attention(g, [q, k, v], span, Mask::WHOLE, (width as f32).powf(-0.5))?
+                attention::attention(g, [q, k, v], span, config.mask(), config.attention_scale())?
             }
         };
         let mut o = g.view(o, [m, heads * width])?;
@@ -319,8 +318,8 @@ impl Block<'_> {
             rows: g.bind(&places.seen),
             table: g.bind(&cache.table),
             page: cache.shape.format.page,
-            scale: (config.head_dim as f32).powf(-0.5),
-            mask: cache.mask(None),
+            scale: config.attention_scale(),
+            mask: cache.mask(config.window),
             parts: places.parts,
             prompt: places.prompt,
         };

@@ -37,6 +37,11 @@ impl<'a> Fields<'a> {
         self.get(key).is_some()
     }
 
+    /// Whether the field is there, be it null.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }

@@ -37,6 +37,7 @@ pub mod presets;
 pub mod programs;
 pub mod quantize;
 pub mod quantized;
+pub mod rope_scaling;
 pub mod save;
 pub mod score;
 pub mod seeded;

@@ -92,7 +92,7 @@ impl Preset {
     /// special token ids are left empty for the tokenizer to fill.
     pub fn config(&self, family: Family, vocab_size: Option<usize>, max_positions: Option<usize>) -> Config {
         let (activation, quantization) = match family {
-            Family::Llama => (Activation::Silu, Quantization::None),
+            Family::Llama | Family::Mistral => (Activation::Silu, Quantization::None),
             Family::Bitnet | Family::Tritter => (Activation::Relu2, Quantization::Online),
         };
         Config {
@@ -106,6 +106,7 @@ impl Preset {
             head_dim: self.head_dim,
             rms_norm_eps: 1e-5,
             rope: Rope { theta: self.rope_theta, scaling: RopeScaling::None },
+            window: None,
             max_positions: max_positions.unwrap_or(self.max_positions),
             tie_embeddings: self.tie_embeddings,
             attention_bias: false,

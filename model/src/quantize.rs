@@ -4,7 +4,7 @@
 //! The error of a matrix is relative: `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm. A model that was not trained
 //! with ternary weights is of no use with them; the perplexity says so.
 
-use crate::config::{Config, Family, LinearClass, Quantization};
+use crate::config::{Config, LinearClass, Quantization};
 use crate::error::{Error, Result};
 use crate::online::{Codes, finite};
 use crate::packed::{dequantise_row, row_words};
@@ -169,5 +169,5 @@ fn relative_error(
 /// A llama keeps computing its projections from floats until it is made ternary; then they quantise their
 /// inputs to int8 too. Said to users of `--to ternary`.
 pub fn changes_activations(config: &Config, job: &Job) -> bool {
-    job.projections == Projections::Ternary && config.family == Family::Llama
+    job.projections == Projections::Ternary && config.family.is_llama()
 }

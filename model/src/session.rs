@@ -70,6 +70,8 @@ impl SessionPlan {
 
     /// Plans a session. Takes no device memory.
     pub fn with(model: &Model, layout: Layout) -> Result<SessionPlan> {
+        // Beyond a window that the model itself has, no layer sees anything.
+        let layout = Layout { window: layout.window.into_iter().chain(model.config.window).min(), ..layout };
         let cache = Cache::new(&model.config, layout.check(model)?);
         let programs = Programs::record(model, &cache, &layout)?;
         Ok(SessionPlan { model: model.clone(), layout, cache, programs })

@@ -1,6 +1,6 @@
 //! The tensors of a model on a device: descriptions first, memory when loaded.
 
-use crate::config::{Config, RopeScaling};
+use crate::config::Config;
 use crate::tensor_names::TensorSpec;
 use std::collections::HashMap;
 use tritter_runtime::device::Runs;
@@ -414,19 +414,8 @@ fn ternary_alone(dtype: DType, name: &str, shape: &[usize]) -> Ternary {
     }
 }
 
-/// The frequencies that a config asks for.
-pub fn inverse_frequencies(config: &Config) -> Vec<f64> {
-    let plain = rope::inverse_frequencies(config.rope.theta, config.head_dim);
-    match config.rope.scaling {
-        RopeScaling::None => plain,
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-            rope::llama3(&plain, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings as f64)
-        }
-    }
-}
-
 fn rope_tables(config: &Config, positions: usize) -> RopeTables {
-    let values = rope::tables(&inverse_frequencies(config), positions);
+    let values = rope::tables(&config.rope.frequencies(config.head_dim), positions);
     RopeTables {
         coarse: Tensor::weight("rope.coarse", [values.c, config.head_dim], DType::F32),
         fine: Tensor::weight("rope.fine", [values.f, config.head_dim], DType::F32),

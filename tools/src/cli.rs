@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tritter_model::cache::CacheFormat;
+use tritter_model::config::RopeExtension;
 
 /// Train and run ternary transformers on the GPU you own.
 #[derive(Parser, Debug)]
@@ -114,7 +115,7 @@ pub(crate) struct Demo {
     pub(crate) precision: Precision,
 }
 
-/// How weights are stored in memory.
+/// How a model is held in memory, and how far its positions reach.
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub(crate) struct WeightArgs {
     /// Ternary weights in 2 or 1.6 bits; auto takes 1.6 where 2 do not fit
@@ -123,6 +124,10 @@ pub(crate) struct WeightArgs {
     /// Embedding and head in memory [default: as the file has them]
     #[arg(long, value_enum)]
     pub(crate) head: Option<TableFormat>,
+    /// Reach beyond the positions that the model was made for: linear:F divides positions by F, yarn:F
+    /// stretches slow frequencies by F (YaRN), theta:X takes another base
+    #[arg(long, value_name = "KIND:X")]
+    pub(crate) rope: Option<RopeExtension>,
 }
 
 /// Format of `--weights`.

@@ -55,6 +55,18 @@ impl Opened {
         Opened { formats, ..self }
     }
 
+    /// The same with its positions extended as the command line states, for a context of so many tokens if one
+    /// is asked for; a context beyond them is refused.
+    pub(crate) fn reaching(mut self, context: Option<usize>) -> Result<Opened> {
+        if let Some(by) = self.formats.rope {
+            self.config = self.config.extended(by, context)?;
+        }
+        if let Some(context) = context {
+            self.config.check_context(context)?;
+        }
+        Ok(self)
+    }
+
     /// The folder; a preset has none.
     pub(crate) fn folder(&self) -> Result<&PathBuf> {
         self.folder.as_ref().with_context(|| match self.file {

@@ -24,7 +24,6 @@ use super::{Gguf, Metadata};
 use crate::config::{Activation, Config, Family, LinearClass, Quantization, Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::tensor_names::{Kind, TensorSpec};
-use crate::weights::inverse_frequencies;
 
 /// The key that names the architecture.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
@@ -122,6 +121,7 @@ fn sizes(gguf: &Gguf, architecture: Architecture) -> Result<Config> {
         head_dim: head_dim(m, &key, hidden_size, num_heads)?,
         rms_norm_eps: m.number(&eps)?.ok_or_else(|| m.error(&eps, "the file must give it"))?,
         rope: Rope { theta: m.number(&key("rope.freq_base"))?.unwrap_or(10_000.0), scaling: RopeScaling::None },
+        window: None,
         max_positions: m.required_size(&key("context_length"))?,
         tie_embeddings: !gguf.contains(HEAD),
         attention_bias: gguf.contains("blk.0.attn_q.bias"),
@@ -245,9 +245,8 @@ fn explains(config: &Config, scaling: RopeScaling, factors: &[f32]) -> bool {
 
 /// By how much each rotary frequency of a config is divided, `[d/2]`.
 pub(crate) fn rope_factors(config: &Config) -> Vec<f32> {
-    let mut plain = config.clone();
-    plain.rope.scaling = RopeScaling::None;
-    let pairs = inverse_frequencies(&plain).into_iter().zip(inverse_frequencies(config));
+    let plain = Rope { scaling: RopeScaling::None, ..config.rope };
+    let pairs = plain.frequencies(config.head_dim).into_iter().zip(config.rope.frequencies(config.head_dim));
     pairs.map(|(plain, scaled)| (plain / scaled) as f32).collect()
 }
 

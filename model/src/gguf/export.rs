@@ -82,6 +82,12 @@ fn check(path: &Path, config: &Config, types: Types) -> Result<()> {
     if config.family == Family::Tritter {
         return fail("the family tritter has norms that no architecture of llama.cpp has; it stays a folder");
     }
+    if config.window.is_some() {
+        return fail("a sliding window has no place in an architecture of llama.cpp that is written here");
+    }
+    if !matches!(config.rope.scaling, RopeScaling::None | RopeScaling::Llama3 { .. }) {
+        return fail("of the rules that stretch rotary frequencies only llama3 is written");
+    }
     if types.tables.is_ternary() || !(types.weights.is_ternary() || is_plain(types.weights)) {
         return fail("projections are ternary, f32 or f16, and tables are not ternary");
     }
@@ -98,7 +104,7 @@ fn is_plain(dtype: TensorType) -> bool {
 /// The architecture to write: that of the program which reads the weights' type.
 fn architecture(config: &Config, types: Types) -> Architecture {
     match (config.family, types.weights, config.activation) {
-        (Family::Llama, ..) => Architecture::Llama,
+        (Family::Llama | Family::Mistral, ..) => Architecture::Llama,
         (_, TensorType::I2S, Activation::Relu2) => Architecture::BitnetB158,
         _ => Architecture::Bitnet,
     }

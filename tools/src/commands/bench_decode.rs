@@ -63,8 +63,10 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         opened.config.vocab_size = vocab;
         opened.config.validate()?;
     }
-    let device = device::open(global)?;
     let capacity = prompts.iter().copied().fold(job.fill + job.tokens, usize::max);
+    // Only distances count, and with a window none is longer.
+    let opened = opened.reaching(Some(job.window.map_or(capacity, |window| capacity.min(window + job.sinks))))?;
+    let device = device::open(global)?;
     let loaded = opened.load(&device, capacity)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let layout = Layout { window: job.window, sinks: job.sinks, ..Layout::single(capacity, job.kv) };

@@ -8,7 +8,7 @@ use crate::commands::generate::{ends, sampling, spell};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
@@ -43,18 +43,14 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
-    let opened = Opened::new(&args.model)?.with(args.choice.formats);
+    let opened = Opened::new(&args.model)?.with(args.choice.formats).reaching(args.context)?;
     let tokenizer = opened.tokenizer()?;
     let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     if !tokenizer.has_chat() {
         // Says what is missing, and where.
         tokenizer.render_chat(&system, true)?;
     }
-    let limit = opened.config.max_positions;
-    let capacity = args.context.unwrap_or(CONTEXT.min(limit));
-    if capacity > limit || capacity == 0 {
-        bail!("--context {capacity}: this model has positions 1 to {limit}");
-    }
+    let capacity = args.context.unwrap_or(CONTEXT.min(opened.config.max_positions));
     let sampling = sampling(&opened, &args.choice)?;
     let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
     let mut ends = ends(&opened)?;

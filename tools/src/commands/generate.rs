@@ -79,7 +79,8 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     }
     let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
     let jobs = jobs(args, &tokenizer, &prompts, sampling, seed)?;
-    let layout = layout(args, &opened, &jobs)?;
+    let layout = layout(args, &jobs)?;
+    let opened = opened.reaching(Some(layout.capacity))?;
     let device = device::open(global)?;
     let model = opened.load(&device, layout.capacity)?;
     let plan = SessionPlan::with(&model, layout)?;
@@ -185,19 +186,13 @@ fn jobs(args: &Generate, tokenizer: &Tokenizer, prompts: &[String], sampling: Sa
 }
 
 /// Room for the longest text, times those that decode together.
-fn layout(args: &Generate, opened: &Opened, jobs: &[Job]) -> Result<Layout> {
+fn layout(args: &Generate, jobs: &[Job]) -> Result<Layout> {
     let prompt = jobs.iter().map(|job| job.ids.len()).max().unwrap_or(0);
     let (most, wanted) = (args.max_tokens, prompt.saturating_add(args.max_tokens));
     let capacity = args.context.unwrap_or(wanted);
     if wanted > capacity {
         bail!(
             "{prompt} prompt tokens and {most} new ones do not fit a context of {capacity}; use --context {wanted} or a smaller --max-tokens"
-        );
-    }
-    let limit = opened.config.max_positions;
-    if capacity > limit {
-        bail!(
-            "a context of {capacity} tokens is more than the {limit} positions that the model was made for (max_position_embeddings in config.json); use a shorter prompt or a smaller --max-tokens"
         );
     }
     let batch = match (args.batch, args.speculate) {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
-use tritter_model::config::{Config, Family, Quantization};
+use tritter_model::config::{Config, Quantization};
 use tritter_model::save::{Floats, Layout, packed_config, write_folder};
 use tritter_model::score::Scorer;
 use tritter_runtime::Device;
@@ -52,7 +52,7 @@ pub(crate) fn unpack(global: &Global, args: &Unpack) -> Result<ExitCode> {
     let Quantization::Offline { .. } = opened.config.quantization else {
         bail!("`{}` is not packed: its config has no offline quantisation", args.model);
     };
-    if opened.config.family != Family::Llama {
+    if !opened.config.family.is_llama() {
         eprintln!(
             "note: {:?} blocks quantise activations; as a dense model it is read without that, so its outputs differ a little",
             opened.config.family

@@ -3,7 +3,7 @@
 use crate::cli::{Global, Plan, TernaryFormat};
 use crate::open::Opened;
 use crate::output;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::Serialize;
 use std::process::ExitCode;
 use tritter_model::Config;
@@ -28,14 +28,12 @@ struct Report {
 }
 
 pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
-    let opened = Opened::new(&args.model)?.with(args.formats);
+    let opened = Opened::new(&args.model)?.with(args.formats).reaching(args.context)?;
     let config = &opened.config;
     let mut formats = if args.train { Formats::PLAIN } else { opened.formats(&*opened.source()?)? };
     let memory = args.memory.as_deref().map(|text| output::parse_bytes("--memory", text)).transpose()?;
     let context = args.context.unwrap_or(if args.train { 256 } else { config.max_positions });
-    if context == 0 || context > config.max_positions {
-        bail!("--context {context}: this model has positions 1 to {}", config.max_positions);
-    }
+    config.check_context(context)?;
     let mut parts = parts_of(config, args, formats, context)?;
     let sum = |parts: &[(String, u64)]| -> u64 { parts.iter().map(|(_, b)| b).sum() };
     let auto = args.formats.weights == TernaryFormat::Auto && config.is_ternary() && !args.train;

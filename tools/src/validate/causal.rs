@@ -11,7 +11,7 @@ use tritter_model::score::Scorer;
 use tritter_model::session::{Session, SessionPlan};
 use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
-use tritter_model::weights::{Form, Formats, Model, inverse_frequencies};
+use tritter_model::weights::{Form, Formats, Model};
 use tritter_runtime::Device;
 
 /// Loads the model and checks its codes in memory and every golden output that is there.
@@ -48,19 +48,22 @@ fn longest(golden: &Golden) -> Result<usize> {
     Ok(others.into_iter().fold(1, usize::max))
 }
 
-/// RoPE: frequencies, and the factor on cosines and sines that the tables carry.
+/// RoPE: frequencies, and the factor on cosines and sines.
 fn frequencies(model: &Model, golden: &Golden, report: &mut Report) -> Result<()> {
     let half = model.config.head_dim / 2;
     if golden.has(&["rope_inv_freq"]) {
-        let found: Vec<f32> = inverse_frequencies(&model.config).into_iter().map(|w| w as f32).collect();
+        let found = model.config.rope.frequencies(model.config.head_dim);
+        let found: Vec<f32> = found.into_iter().map(|w| w as f32).collect();
         let error = compare::relative_each(&found, &golden.floats("rope_inv_freq", &[half])?);
         report.golden("rope_inv_freq (relative)", error, bounds::FREQUENCY_RELATIVE);
     }
     if golden.has(&["rope_attention_scaling"]) {
         let expected = golden.floats("rope_attention_scaling", &[1])?;
+        // Tables turn without stretching; the factor is on the scores, squared.
+        let factor = (model.config.attention_scale() * (2.0 * half as f32).sqrt()).sqrt();
         let rows = model.rope.values.fine.chunks(2 * half);
-        let factors = rows.flat_map(|row| row[..half].iter().zip(&row[half..]).map(|(cos, sin)| cos.hypot(*sin)));
-        let factors: Vec<f32> = factors.collect();
+        let lengths = rows.flat_map(|row| row[..half].iter().zip(&row[half..]).map(|(cos, sin)| cos.hypot(*sin)));
+        let factors: Vec<f32> = lengths.map(|length| length * factor).collect();
         let error = compare::max_abs(&factors, &vec![expected[0]; factors.len()]);
         report.golden("rope_attention_scaling", error, bounds::ROPE_SCALING);
     }
