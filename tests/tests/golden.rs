@@ -11,10 +11,13 @@ use tritter::validate::{Report, validate};
 use tritter_runtime::Device;
 use tritter_tests::{Candidate, devices};
 
-const MODELS: [&str; 5] = ["bitnet_online", "bitnet_packed", "llama_bitlinear_packed", "llama3", "llama_tied_bias"];
+const MODELS: [&str; 6] =
+    ["bitnet_online", "bitnet_packed", "llama_bitlinear_packed", "llama3", "llama_tied_bias", "mistral_swa"];
 const TOKENIZERS: [&str; 2] = ["tokenizer_llama3", "tokenizer_gpt2"];
 /// Training runs and the models that they start from.
 const TRAINING: [(&str, &str); 2] = [("train_bitnet_qat", "bitnet_online"), ("train_llama_full", "llama3")];
+/// Single operations, and an input of each.
+const OPERATIONS: [(&str, &str); 2] = [("attention", "g4.q"), ("kivi", "k")];
 /// What no output depends on: a norm follows whose result is the same at any scale of its input.
 /// (In layer 0 the values before that norm are golden too.)
 const WITHOUT_EFFECT: [&str; 2] =
@@ -32,7 +35,10 @@ fn main() {
         let mut add = |what: &str, fixtures: &[&'static str], test: Test| {
             trials.extend(fixtures.iter().map(|fixture| trial(candidate, what, fixture, test)));
         };
-        add("passes", &[&MODELS[..], &TOKENIZERS, &training].concat(), passes);
+        let operations = OPERATIONS.map(|(name, _)| name);
+        add("passes", &[&MODELS[..], &TOKENIZERS, &training, &operations].concat(), passes);
+        add("altered operand", &operations, altered_operand);
+        add("every altered expectation", &operations, every_altered_expectation);
         add("altered weight", &[&MODELS[..], &training].concat(), altered_weight);
         add("altered tokenizer", &TOKENIZERS, altered_tokenizer);
         add("altered expectation", &[&MODELS[..], &training].concat(), altered_expectation);
@@ -99,6 +105,14 @@ fn altered_weight(device: &Device, name: &str) -> Result<(), Failed> {
     must_fail(&check(device, copy.folder())?, WEIGHT)
 }
 
+fn altered_operand(device: &Device, name: &str) -> Result<(), Failed> {
+    let operand = OPERATIONS.iter().find(|(folder, _)| *folder == name).map(|(_, operand)| *operand);
+    let operand = operand.ok_or("no operand is named")?;
+    let copy = copy(name)?;
+    copy.alter("golden.safetensors", operand)?;
+    must_fail(&check(device, copy.folder())?, operand)
+}
+
 fn every_altered_weight(device: &Device, name: &str) -> Result<(), Failed> {
     for weight in altered::tensors(&fixture(name).join("model.safetensors"))? {
         if name == "bitnet_packed" && WITHOUT_EFFECT.contains(&weight.as_str()) {
@@ -150,7 +164,7 @@ fn every_altered_expectation(device: &Device, name: &str) -> Result<(), Failed> 
             expected.insert(tensor);
         }
     }
-    if copy.folder().join("golden.json").exists() {
+    if TRAINING.iter().any(|(training, _)| *training == name) {
         copy.edit_json("golden.json", |json| json["losses"][19] = 1.into())?;
         expected.insert("golden.json losses".into());
     }

@@ -90,7 +90,14 @@ pub(crate) fn tensors(path: &Path) -> io::Result<Vec<String>> {
 /// Names of tensors that are results, not inputs.
 pub(crate) fn expected_tensors(path: &Path) -> io::Result<Vec<String>> {
     let inputs = ["input_ids", "labels", "prefill_ids", "decode_ids", "gen_prompt", "untuned_input_ids"];
-    let input = |name: &str| inputs.contains(&name) || name.starts_with("lin0.") && name.ends_with(".x");
+    // Queries, keys and values of single operations stand alone or behind the name of a case.
+    let operand =
+        |name: &str| ["q", "k", "v", "doc_ids"].contains(&name.rsplit_once('.').map_or(name, |(_, last)| last));
+    let input = |name: &str| {
+        inputs.contains(&name)
+            || name.starts_with("lin0.") && name.ends_with(".x")
+            || operand(name) && !name.contains("rope")
+    };
     Ok(tensors(path)?.into_iter().filter(|name| !input(name)).collect())
 }
 
@@ -127,7 +134,7 @@ fn alter_element(data: &mut [u8], dtype: &str, element: usize) -> io::Result<()>
         "U8" | "I8" => 1,
         "BF16" => 2,
         "F32" => 4,
-        "I64" => 8,
+        "I64" | "F64" => 8,
         other => return Err(io::Error::other(format!("dtype {other}"))),
     };
     let at = element.min(data.len() / size - 1) * size;
@@ -136,6 +143,11 @@ fn alter_element(data: &mut [u8], dtype: &str, element: usize) -> io::Result<()>
         "F32" => {
             let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             bytes.copy_from_slice(&across_zero(value).to_le_bytes());
+        }
+        "F64" => {
+            let value = bytes.try_into().map_or(0.0, f64::from_le_bytes);
+            let altered = if value > 0.0 { value - 1.0 } else { value + 1.0 };
+            bytes.copy_from_slice(&altered.to_le_bytes());
         }
         // The upper half of an f32.
         "BF16" => {

@@ -37,6 +37,17 @@ pub(super) const ROPE_SCALING: f64 = 1e-6;
 /// Counts of values that must not differ at all: ids, codes, fields, faults.
 pub(super) const EQUAL: f64 = 0.0;
 
+/// Attention and rotated rows, relative to the largest golden value: f32 sums of up to a hundred terms, whose
+/// exponentials carry the error of scores; other f32 computations are within 7e-7.
+pub(super) const ATTENTION_RELATIVE: f64 = 5e-6;
+
+/// Parameters of quantised groups and values that come back, relative to the largest: two roundings of f32.
+pub(super) const DEQUANT_RELATIVE: f64 = 1e-6;
+
+/// Codes may differ by one this near to a tie, in codes: a scale that is one rounding off moves a value of 15 codes
+/// by 1e-6 of a code, and the fixtures' values lie 5e-6 of a code from a tie at least.
+pub(super) const TIE: f64 = 1e-3;
+
 /// Gradients at step 0, absolute, or else [`GRADIENT_RELATIVE`].
 pub(super) const GRADIENT: f64 = 1e-5;
 /// Norm of a tensor's gradient error relative to the norm of its gradient.

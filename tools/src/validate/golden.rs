@@ -69,6 +69,18 @@ impl Golden {
         Ok(self.file.i8(name, shape)?)
     }
 
+    /// A u8 tensor of that shape.
+    pub(super) fn bytes(&self, name: &str, shape: &[usize]) -> Result<&[u8]> {
+        self.mark(name);
+        Ok(self.file.u8(name, shape)?)
+    }
+
+    /// Signed integers `[length]`.
+    pub(super) fn list(&self, name: &str, length: usize) -> Result<Vec<i64>> {
+        self.mark(name);
+        Ok(self.file.i64(name, &[length])?)
+    }
+
     /// Signed integers `[batch, length]` with their extents; neither is 0.
     pub(super) fn integers(&self, name: &str) -> Result<(usize, usize, Vec<i64>)> {
         self.mark(name);

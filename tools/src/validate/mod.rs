@@ -3,14 +3,18 @@
 //! What is in the folder decides what is checked: `config.json` and
 //! `model.safetensors` (shapes, codes and scales), with `golden.safetensors` beside them the
 //! model's outputs; `tokenizer.json` with `golden.json` the tokenizer; `fixture.json`
-//! of a training kind the first steps of training its base model. A golden value that
+//! of a training kind the first steps of training its base model, of the kinds `attention` and
+//! `kv_quantisation` single operations of the device. A golden value that
 //! nothing here can check is listed as unknown. Bounds are in one table, `bounds`.
 
 mod bounds;
 mod causal;
 mod compare;
 mod golden;
+mod heads;
+mod kivi;
 mod linear;
+mod masks;
 mod report;
 mod tokens;
 mod training;
@@ -50,7 +54,7 @@ pub fn validate(folder: &Path, device: &Device) -> Result<Report> {
     };
     if has("tokenizer.json") && has("golden.json") && training.is_none() {
         tokens::check(folder, &mut report)?;
-    } else if has("golden.json") {
+    } else if has("golden.json") && !matches!(fixture.kind.as_deref(), Some("attention" | "kv_quantisation")) {
         training::check_keys(&read_json(&folder.join("golden.json"))?, training.is_some(), &mut report);
     }
     if has("config.json") && (has(SINGLE_FILE) || has(INDEX_FILE)) {
@@ -67,6 +71,11 @@ pub fn validate(folder: &Path, device: &Device) -> Result<Report> {
         let base =
             base.with_context(|| format!("{}: `base_model` is missing", folder.join("fixture.json").display()))?;
         training::check(folder, &folder.join(base), device, golden, bounds, &mut report)?;
+    }
+    match (fixture.kind.as_deref(), &golden) {
+        (Some("attention"), Some(golden)) => masks::check(folder, device, golden, &mut report)?,
+        (Some("kv_quantisation"), Some(golden)) => kivi::check(folder, device, golden, &mut report)?,
+        _ => {}
     }
     if let (Some(golden), false) = (&golden, report.stopped()) {
         report.unknown.extend(golden.unused());
