@@ -223,4 +223,15 @@ impl Backend for Cuda {
     fn pipelines(&self) -> usize {
         self.0.kernels.lock().len()
     }
+
+    fn free(&self) -> Option<u64> {
+        self.0.driver.untaken().ok().flatten()
+    }
+
+    fn trim(&self) -> usize {
+        // Programs hold what scratch memory they need. A fault here is raised by whatever runs next.
+        let scratch = self.0.workspace.lock().take();
+        let _ = self.0.driver.trim();
+        usize::from(scratch.is_some())
+    }
 }

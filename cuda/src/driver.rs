@@ -103,6 +103,15 @@ pub trait Driver: Send + Sync {
     fn describe(&self) -> &Description;
     /// Free and total bytes of the device's memory, if the driver says.
     fn memory(&self) -> Outcome<Option<(u64, u64)>>;
+    /// Bytes of the device's memory that no program holds, if the driver says. Unlike in [`Driver::memory`],
+    /// what a pool holds unused is held.
+    fn untaken(&self) -> Outcome<Option<u64>> {
+        Ok(None)
+    }
+    /// Gives what a pool holds unused back to the system.
+    fn trim(&self) -> Outcome<()> {
+        Ok(())
+    }
     /// Memory at a multiple of 256 bytes; content undefined.
     fn alloc(&self, bytes: u64) -> Outcome<Address>;
     /// Gives memory back after what was submitted before.

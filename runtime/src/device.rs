@@ -175,11 +175,21 @@ pub trait Backend: Send + Sync {
     fn pipelines(&self) -> usize {
         0
     }
+    /// Bytes of the device that its driver calls free now, if there is such a driver. What a pool of this
+    /// backend holds unused is not free.
+    fn free(&self) -> Option<u64> {
+        None
+    }
+    /// Lets go of caches that can be built again: staging buffers, pipelines that no program uses, unused
+    /// memory of pools. Gives the number of things dropped.
+    fn trim(&self) -> usize {
+        0
+    }
 }
 
-/// A device, cheap to clone.
+/// A device and the memory that may be used of it; cheap to clone.
 #[derive(Clone)]
-pub struct Device(Arc<dyn Backend>);
+pub struct Device(Arc<dyn Backend>, Option<u64>);
 
 /// What opening a device gave.
 pub enum Opened {
@@ -201,7 +211,20 @@ impl fmt::Debug for Device {
 impl Device {
     /// Wraps a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Device(backend)
+        Device(backend, None)
+    }
+
+    /// The same device with so many bytes to plan with, whatever it has: a smaller one can be simulated.
+    pub fn with_budget(self, bytes: u64) -> Self {
+        Device(self.0, Some(bytes))
+    }
+
+    /// Bytes that may be planned with: those of [`Device::with_budget`], of a card with a driver that says
+    /// what is free the [safe part](crate::budget::safe) of that, else what the system says. `None` is unknown.
+    pub fn budget(&self) -> Option<u64> {
+        let caps = self.caps();
+        let own = if caps.discrete { caps.memory.map(|free| crate::budget::safe(free, 0)) } else { caps.memory };
+        self.1.or(own)
     }
 
     /// The backend.
@@ -333,9 +356,9 @@ impl Device {
         self.compile(graph, &plan, &arena)
     }
 
-    /// Refuses a plan that does not fit this device's memory, with the figures.
+    /// Refuses a plan that does not fit this device's [budget](Device::budget), with the figures.
     pub fn check_budget(&self, what: &str, needed: u64, advice: &str) -> Result<()> {
-        match self.caps().memory {
+        match self.budget() {
             Some(available) if needed > available => Err(Error::DoesNotFit {
                 what: what.into(),
                 device: self.label(),

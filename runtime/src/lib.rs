@@ -5,6 +5,7 @@
 //! it replays it. See `ARCHITECTURE.md` for the ideas behind.
 
 pub mod bench;
+pub mod budget;
 pub mod check;
 pub mod cpu;
 pub mod device;

@@ -128,13 +128,23 @@ impl Memory {
 
     /// Free and total bytes. What the pool holds unused is free. The context is current.
     pub(super) fn info(&self) -> Outcome<(u64, u64)> {
+        let (free, total) = self.system()?;
+        let reserved = self.pool_bytes(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+        let used = self.pool_bytes(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+        Ok(((free + reserved.saturating_sub(used)).min(total), total))
+    }
+
+    /// Bytes that no program holds, this one's pool included. The context is current.
+    pub(super) fn untaken(&self) -> Outcome<u64> {
+        Ok(self.system()?.0)
+    }
+
+    /// Free and total bytes in the driver's words.
+    fn system(&self) -> Outcome<(u64, u64)> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: the context is current; both sizes are written.
         unsafe { call!(self.context.api, cuMemGetInfo_v2(&raw mut free, &raw mut total)) }?;
-        let reserved = self.pool_bytes(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-        let used = self.pool_bytes(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
-        let total = total as u64;
-        Ok(((free as u64 + reserved.saturating_sub(used)).min(total), total))
+        Ok((free as u64, total as u64))
     }
 
     fn pool_bytes(&self, attribute: Attribute) -> Outcome<u64> {
@@ -147,7 +157,7 @@ impl Memory {
     }
 
     /// Gives what the pool holds unused back to the system.
-    fn trim(&self) {
+    pub(super) fn trim(&self) {
         if let Some(pool) = self.pool {
             // SAFETY: the pool is alive.
             let _ = unsafe { call!(self.context.api, cuMemPoolTrimTo(pool, 0)) };

@@ -110,6 +110,18 @@ impl Driver for Nvidia {
         self.memory.info().map(Some)
     }
 
+    fn untaken(&self) -> Outcome<Option<u64>> {
+        self.context.enter()?;
+        self.memory.untaken().map(Some)
+    }
+
+    fn trim(&self) -> Outcome<()> {
+        self.context.enter()?;
+        self.context.wait()?;
+        self.memory.trim();
+        Ok(())
+    }
+
     fn alloc(&self, bytes: u64) -> Outcome<Address> {
         self.context.enter()?;
         self.memory.alloc(bytes)

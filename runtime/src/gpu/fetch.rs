@@ -36,6 +36,11 @@ impl Staging {
         })
     }
 
+    /// Drops the buffers that are kept; gives their number.
+    pub(super) fn clear(&self) -> usize {
+        std::mem::take(&mut *self.free.lock()).len()
+    }
+
     fn give(&self, buffer: wgpu::Buffer) {
         let mut free = self.free.lock();
         if buffer.size() <= LARGEST_KEPT && free.len() < MOST_KEPT {

@@ -138,4 +138,8 @@ impl Backend for Gpu {
     fn pipelines(&self) -> usize {
         self.0.pipelines.count()
     }
+
+    fn trim(&self) -> usize {
+        self.0.staging.clear() + self.0.pipelines.clear()
+    }
 }

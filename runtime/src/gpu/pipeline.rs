@@ -75,6 +75,15 @@ impl Pipelines {
         self.built.lock().len()
     }
 
+    /// Drops shader modules and the pipelines that no program holds; gives their number.
+    pub(super) fn clear(&self) -> usize {
+        let modules = std::mem::take(&mut *self.modules.lock()).len();
+        let mut built = self.built.lock();
+        let before = built.len();
+        built.retain(|_, pipeline| Arc::strong_count(pipeline) > 1);
+        modules + before - built.len()
+    }
+
     /// Keeps what was compiled for the next start of the program.
     pub(super) fn save(&self) {
         #[cfg(not(target_arch = "wasm32"))]

@@ -12,8 +12,8 @@
 
 mod cases;
 pub mod codes;
-pub(crate) mod wgsl;
 pub(crate) mod cuda;
+pub(crate) mod wgsl;
 
 pub(crate) use cases::{Situation, situations};
 
