@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
-use tritter_runtime::ops::attention::{Mask, mask::NO_WINDOW};
+use tritter_runtime::ops::attention::Mask;
 use tritter_runtime::ops::paged::codes::Block;
 use tritter_runtime::{DType, Tensor};
 
@@ -193,9 +193,8 @@ impl Cache {
         self.rows.iter().chain(&self.codes)
     }
 
-    /// Which keys a token sees; a layer's own window may be smaller.
-    pub fn mask(&self, layer: Option<usize>) -> Mask {
-        let layer = layer.map_or(NO_WINDOW, |window| u32::try_from(window).unwrap_or(NO_WINDOW));
-        Mask { window: self.shape.window.min(layer), sinks: self.shape.sinks }
+    /// Which keys a token sees.
+    pub fn mask(&self) -> Mask {
+        Mask { window: self.shape.window, sinks: self.shape.sinks }
     }
 }

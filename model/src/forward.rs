@@ -319,7 +319,7 @@ impl Block<'_> {
             table: g.bind(&cache.table),
             page: cache.shape.format.page,
             scale: config.attention_scale(),
-            mask: cache.mask(config.window),
+            mask: cache.mask(),
             parts: places.parts,
             prompt: places.prompt,
         };

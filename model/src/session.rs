@@ -16,6 +16,7 @@ use crate::programs::{CONTROL, Drawn, Layout, Programs, Ready, Row};
 use crate::weights::Model;
 use std::collections::HashSet;
 use tritter_runtime::device::{Pending, Program};
+use tritter_runtime::ops::attention::mask::NO_WINDOW;
 use tritter_runtime::tensor::Role;
 use tritter_runtime::{Device, Plan, Tensor};
 
@@ -409,7 +410,7 @@ impl Session {
     /// Whether there are pages for the next tokens of a sequence, which then are its own; of a prompt longer than
     /// a window, for its first chunk.
     pub fn has_room(&mut self, sequence: usize, tokens: usize) -> Result<bool> {
-        let tokens = if self.layout.window.is_some() { tokens.min(self.layout.chunk) } else { tokens };
+        let tokens = if self.cache.shape.window != NO_WINDOW { tokens.min(self.layout.chunk) } else { tokens };
         match self.reserve(sequence, tokens) {
             Err(Error::Pages { .. }) => Ok(false),
             other => other.map(|()| true),
