@@ -5,13 +5,13 @@
 //! that see key `k`, of all heads that share it, in the order of (token, head). Keys that nobody
 //! sees get 0.
 
+use crate::cpu::math::exp;
 use crate::cpu::parallel;
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
 use crate::ops::attention::cpu::Queries;
 use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
 use crate::ops::attention::tile::{KEYS, ROWS, gather, multiply_add, padded_columns, transpose};
-use crate::ops::attention::{Attention, gradient_cases};
-use crate::cpu::math::exp;
+use crate::ops::attention::{Attention, Keys, gradient_cases};
 use crate::reference::RefTensor;
 use std::ops::Range;
 
@@ -212,8 +212,9 @@ impl Scratch {
         self.dk.fill(0.0);
         self.dv.fill(0.0);
         let sees = |i: &usize| {
-            let mine = p.keys(x.span, *i);
-            !mine.is_empty() && mine.start < keys.end && mine.end > keys.start
+            let Keys { sinks, window, .. } = p.visible(x.span, *i);
+            let meets = |r: Range<u32>| !r.is_empty() && (r.start as usize) < keys.end && r.end as usize > keys.start;
+            meets(sinks) || meets(window)
         };
         let tokens = 0..p.m as usize;
         let (Some(first), Some(last)) = (tokens.clone().find(sees), tokens.rev().find(sees)) else { return };
@@ -221,10 +222,9 @@ impl Scratch {
             let queries = Queries::new(p, x.span, token..(token + self.tokens).min(last + 1));
             gather(&mut self.queries, wide, |r| queries.row(x.q, r, kv));
             gather(&mut self.upstream, wide, |r| queries.row(x.d_o, r, kv));
-            for (tile, left, out) in [
-                (&self.queries, &self.keys, &mut self.weights),
-                (&self.upstream, &self.values, &mut self.slopes),
-            ] {
+            for (tile, left, out) in
+                [(&self.queries, &self.keys, &mut self.weights), (&self.upstream, &self.values, &mut self.slopes)]
+            {
                 transpose(&mut self.turned, tile, wide);
                 out.fill(0.0);
                 multiply_add(out, left, &self.turned, d, columns);
@@ -236,18 +236,21 @@ impl Scratch {
     }
 
     /// Scores to weights, and gradients of weights to gradients of scores.
-    fn weigh(&mut self, p: &Attention, queries: &Queries<'_>, stats: &[f32], first_key: usize, kv: usize) {
+    fn weigh(&mut self, p: &Attention, queries: &Queries, stats: &[f32], first_key: usize, kv: usize) {
         // A column past the last row sees nothing.
-        let mut columns = vec![(0u32, 0u32, 0f32, 0f32); self.columns];
+        let mut columns = vec![([0u32; 4], 0f32, 0f32); self.columns];
         for (r, column) in columns.iter_mut().enumerate().take(queries.rows()) {
             let (keys, at) = (queries.keys(r), 2 * queries.index(r, kv));
-            *column = (keys.start as u32, keys.len() as u32, stats[at], stats[at + 1]);
+            let ([a, b], len) = ([&keys.sinks, &keys.window], |r: &Range<u32>| r.end - r.start);
+            *column = ([a.start, len(a), b.start, len(b)], stats[at], stats[at + 1]);
         }
         let rows = self.weights.chunks_exact_mut(self.columns).zip(self.slopes.chunks_exact_mut(self.columns));
         for (key, (weights, slopes)) in rows.enumerate() {
             let key = (first_key + key) as u32;
-            for ((weight, slope), &(first, count, lse, delta)) in weights.iter_mut().zip(slopes).zip(&columns) {
-                let visible = key.wrapping_sub(first) < count;
+            for ((weight, slope), &([sink, sinks, first, count], lse, delta)) in
+                weights.iter_mut().zip(slopes).zip(&columns)
+            {
+                let visible = (key.wrapping_sub(first) < count) | (key.wrapping_sub(sink) < sinks);
                 let w = exp(p.scale * *weight - lse);
                 *weight = if visible { w } else { 0.0 };
                 *slope = if visible { p.scale * w * (*slope - delta) } else { 0.0 };

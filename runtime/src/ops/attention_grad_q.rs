@@ -3,13 +3,13 @@
 //! With `p_ik = exp(scale·q_i·k_k − lse_i)` and `stats_i = (lse_i, δ_i)`:
 //! `dq_i = scale · Σ_k p_ik · (do_i·v_k − δ_i) · k_k` over the keys of the span (Dao 2023).
 
+use crate::cpu::math::exp;
 use crate::cpu::parallel;
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Size, Tolerance, Wgsl};
-use crate::ops::attention::cpu::{Queries, gather_keys, within};
+use crate::ops::attention::cpu::{Dense, Queries, clear_outside, fill, within};
 use crate::ops::attention::cuda::{Side, mma_gradient, mma_takes_gradient, tiled_gradient};
-use crate::ops::attention::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
+use crate::ops::attention::tile::{KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use crate::ops::attention::{Attention, gradient_cases};
-use crate::cpu::math::exp;
 use crate::reference::RefTensor;
 
 /// Parameters.
@@ -114,7 +114,7 @@ impl Kernel for AttentionGradQ {
         let p = self.forward();
         let (h, d, shared) = (p.h as usize, p.d as usize, p.shared());
         let (q, span) = (args.read::<f32>(0), args.read::<u32>(3));
-        let (k, v) = (Cache::of(&args, 1), Cache::of(&args, 2));
+        let source = Dense { k: args.read(1), v: args.read(2), g: p.g as usize, d };
         let (stats, d_o) = (args.read::<f32>(4), args.read::<f32>(5));
         let tokens = (ROWS / shared).max(1);
         let work = 3 * tokens * h * d * p.t as usize;
@@ -123,7 +123,7 @@ impl Kernel for AttentionGradQ {
             let mut scratch = Scratch::new(queries.rows(), d);
             let base = block * tokens * h;
             for kv in 0..p.g as usize {
-                scratch.run(&p, &queries, (q, k, v, stats, d_o), kv);
+                scratch.run(&p, &queries, (q, &source, stats, d_o), kv);
                 for r in 0..queries.rows() {
                     let at = queries.index(r, kv) - base;
                     let sums = &scratch.out[r * padded_columns(d)..][..d];
@@ -138,10 +138,7 @@ impl Kernel for AttentionGradQ {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float {
-            max: 2e-5,
-            why: "as the forward row (1e-5), times a difference of two sums of d products",
-        }
+        Tolerance::Float { max: 2e-5, why: "as the forward row (1e-5), times a difference of two sums of d products" }
     }
 
     fn cases(size: Size) -> Vec<Case> {
@@ -162,7 +159,7 @@ struct Scratch {
     out: Vec<f32>,
 }
 
-type Inputs<'a> = (&'a [f32], Cache<'a>, Cache<'a>, &'a [f32], &'a [f32]);
+type Inputs<'a> = (&'a [f32], &'a Dense<'a>, &'a [f32], &'a [f32]);
 
 impl Scratch {
     fn new(rows: usize, d: usize) -> Self {
@@ -181,35 +178,35 @@ impl Scratch {
         }
     }
 
-    fn run(&mut self, p: &Attention, queries: &Queries<'_>, (q, k, v, stats, d_o): Inputs<'_>, kv: usize) {
+    fn run(&mut self, p: &Attention, queries: &Queries, (q, source, stats, d_o): Inputs<'_>, kv: usize) {
         let wide = padded_columns(self.d);
         gather(&mut self.queries, self.d, |r| queries.row(q, r, kv));
         gather(&mut self.upstream, self.d, |r| queries.row(d_o, r, kv));
         self.out.fill(0.0);
-        for first in queries.all_keys().step_by(KEYS) {
+        for first in queries.tiles() {
             let seen = queries.seen(first);
-            gather_keys(&mut self.keys, p, k, kv, first, &seen);
-            gather_keys(&mut self.values, p, v, kv, first, &seen);
-            for (tile, left, out) in [
-                (&self.keys, &self.queries, &mut self.scores),
-                (&self.values, &self.upstream, &mut self.slopes),
-            ] {
+            fill(&mut self.keys, wide, source, false, kv, first, &seen);
+            fill(&mut self.values, wide, source, true, kv, first, &seen);
+            for (tile, left, out) in
+                [(&self.keys, &self.queries, &mut self.scores), (&self.values, &self.upstream, &mut self.slopes)]
+            {
                 transpose(&mut self.turned, tile, wide);
                 out.fill(0.0);
                 multiply_add(out, left, &self.turned, self.d, KEYS);
             }
             let rows = self.scores.chunks_exact_mut(KEYS).zip(self.slopes.chunks_exact(KEYS));
             for (r, (scores, slopes)) in rows.enumerate() {
-                let mine = if r < queries.rows() { within(queries.keys(r), first) } else { 0..0 };
-                scores[..mine.start].fill(0.0);
-                scores[mine.end..].fill(0.0);
-                if mine.is_empty() {
+                let mine = if r < queries.rows() { within(queries.keys(r), first) } else { [0..0, 0..0] };
+                clear_outside(scores, &mine);
+                if r >= queries.rows() {
                     continue;
                 }
                 let at = 2 * queries.index(r, kv);
                 let (lse, delta) = (stats[at], stats[at + 1]);
-                for (s, slope) in scores[mine.clone()].iter_mut().zip(&slopes[mine]) {
-                    *s = p.scale * exp(p.scale * *s - lse) * (slope - delta);
+                for mine in mine {
+                    for (s, slope) in scores[mine.clone()].iter_mut().zip(&slopes[mine]) {
+                        *s = p.scale * exp(p.scale * *s - lse) * (slope - delta);
+                    }
                 }
             }
             multiply_add(&mut self.out, &self.scores, &self.keys, KEYS, wide);

@@ -26,6 +26,8 @@ pub(super) struct Layout {
     vectors: usize,
     /// Rows of codes, that is tokens, in a vector.
     pub(super) tokens: usize,
+    /// By vector, shift and lane: the channel, `d` or more where there is none.
+    channels: Vec<u32>,
     /// By vector, shift and lane: place of the channel's parameters, in words.
     places: Vec<u32>,
     /// By vector and lane: entry of the weights, counted from that of the first token's first group.
@@ -38,12 +40,15 @@ impl Layout {
         // Scores come out by quarters of four lanes, so a token has at least these.
         let tokens = if words == 4 || 2 * words == lanes { lanes / words } else { 1 };
         let vectors = (words * tokens).div_ceil(lanes);
-        let mut layout = Layout { block, lanes, vectors, tokens, places: Vec::new(), entries: Vec::new() };
+        let mut layout =
+            Layout { block, lanes, vectors, tokens, channels: Vec::new(), places: Vec::new(), entries: Vec::new() };
         let entry = 1 + usize::from(block.precise);
         for n in 0..vectors * layout.codes() * lanes {
             let (p, shift, lane) = (n / lanes / layout.codes(), n / lanes % layout.codes(), n % lanes);
             // A lane past the row has no query, and its sums are dropped: any parameters will do.
-            let channel = Some(layout.channel(p, shift, lane)).filter(|&c| c < block.d).unwrap_or(0);
+            let channel = layout.channel(p, shift, lane);
+            layout.channels.push(channel as u32);
+            let channel = if channel < block.d { channel } else { 0 };
             layout.places.push((channel * entry) as u32);
             if shift == 0 {
                 let token = if tokens > 1 { lane / words } else { 0 };
@@ -76,14 +81,12 @@ impl Layout {
 
     /// Calls `f(place, head, channel)` for every place of `heads` heads that holds a channel.
     pub(super) fn each(&self, heads: usize, mut f: impl FnMut(usize, usize, usize)) {
-        let mut place = 0;
-        for (vector, shift) in (0..self.vectors).flat_map(|p| (0..self.codes()).map(move |i| (p, i))) {
-            for (head, lane) in (0..heads).flat_map(|h| (0..self.lanes).map(move |lane| (h, lane))) {
-                let channel = self.channel(vector, shift, lane);
-                if channel < self.block.d {
-                    f(place, head, channel);
+        for (n, channels) in self.channels.chunks_exact(self.lanes).enumerate() {
+            for head in 0..heads {
+                let first = (n * heads + head) * self.lanes;
+                for (lane, &channel) in channels.iter().enumerate().filter(|(_, c)| (**c as usize) < self.block.d) {
+                    f(first + lane, head, channel as usize);
                 }
-                place += 1;
             }
         }
     }
@@ -176,7 +179,7 @@ fn scores<S: Simd, const BITS: usize, const H: usize>(s: S, t: &mut Scores<'_>) 
     let mut first = t.from / group * group;
     while first < t.to {
         for _ in 0..lines {
-            s.fetch(ahead.cast());
+            s.fetch(ahead.cast(), true);
             ahead = ahead.wrapping_add(16);
         }
         let mut sums = [[s.splat(0.0); 4]; H];

@@ -59,11 +59,6 @@ pub(crate) struct Inputs<'a> {
 /// Units that wait to be joined at most, so that memory does not grow with rows.
 const UNITS: usize = 256;
 
-/// `o[n,m,h,d]` and `lse[n,m,h]`.
-pub(crate) fn decode(x: &Inputs<'_>, o: &mut [f32], lse: &mut [f32]) {
-    decode_by(Path::best(), x, o, lse);
-}
-
 /// A part of a row's keys that fills a row of the output.
 struct Target {
     row: usize,
@@ -73,7 +68,8 @@ struct Target {
     pieces: usize,
 }
 
-pub(super) fn decode_by(path: Path, x: &Inputs<'_>, o: &mut [f32], lse: &mut [f32]) {
+/// `o[n,m,h,d]` and `lse[n,m,h]` of rows that are independent of each other.
+pub(super) fn decode(path: Path, x: &Inputs<'_>, o: &mut [f32], lse: &mut [f32]) {
     let Shape { m, h, d, g, parts, .. } = *x.shape;
     let layout = x.store.quantised.map(|q| Layout::new(q.block, path.extents().0));
     let targets: Vec<Target> = (0..parts * m)
@@ -84,6 +80,12 @@ pub(super) fn decode_by(path: Path, x: &Inputs<'_>, o: &mut [f32], lse: &mut [f3
             Target { row, piece, pieces: (keys.len() as usize).div_ceil(piece), keys }
         })
         .collect();
+    let queries: Vec<Queries> = {
+        let (work, width) = (Work::new(path, x.shape, layout.as_ref()), h / g * d);
+        let kinds = &x.queries[..if x.shape.mask.sinks > 0 { 2 } else { 1 }];
+        let of = |at: usize| kinds.iter().map(|q| Query::new(&work, &q[at * width..(at + 1) * width])).collect();
+        (0..m * g).map(|at| Queries { all: of(at) }).collect()
+    };
     let mut first = 0;
     while first < targets.len() {
         let (mut last, mut units) = (first, Vec::new());
@@ -103,7 +105,7 @@ pub(super) fn decode_by(path: Path, x: &Inputs<'_>, o: &mut [f32], lse: &mut [f3
             let (target, n) = units[at / cuts];
             let kv = at % cuts * each..(at % cuts * each + each).min(g);
             let numbers = n * target.piece..((n + 1) * target.piece).min(target.keys.len() as usize);
-            x.unit(path, layout.as_ref(), target, numbers, kv, sums, ends);
+            x.unit(path, layout.as_ref(), target, numbers, kv, &queries, sums, ends);
         });
         let mut unit = 0;
         for at in first..last {
@@ -139,13 +141,14 @@ fn join<'a>(parts: impl Iterator<Item = (&'a [f32], [f32; 2])> + Clone, out: &mu
 }
 
 impl<'a> Inputs<'a> {
-    fn keys(&self, row: usize) -> Keys {
+    /// Keys that a row sees.
+    pub(super) fn keys(&self, row: usize) -> Keys {
         let shape = self.shape;
         shape.mask.keys([self.rows[4 * row + 1], self.rows[4 * row + 2]], (shape.e * shape.page) as u32)
     }
 
     /// Where the keys of a row lie.
-    fn place(&self, row: usize) -> Place<'a> {
+    pub(super) fn place(&self, row: usize) -> Place<'a> {
         let Shape { g, d, page, e, .. } = *self.shape;
         let sequence = self.rows[4 * row] as usize;
         let table = self.table.get(sequence * e..(sequence + 1) * e).unwrap_or(&[]);
@@ -175,6 +178,7 @@ impl<'a> Inputs<'a> {
         target: &Target,
         numbers: Range<usize>,
         kv: Range<usize>,
+        queries: &[Queries],
         sums: &mut [f32],
         ends: &mut [[f32; 2]],
     ) {
@@ -183,14 +187,7 @@ impl<'a> Inputs<'a> {
         let runs = runs(shape, &self.place(row), &target.keys, numbers, sink_end);
         let shared = shape.shared();
         let mut work = Work::new(path, shape, layout);
-        let mut heads: Vec<Head> = kv
-            .clone()
-            .map(|y| {
-                let at = (row * shape.h + y * shared) * shape.d;
-                let query = |x: &'a [f32]| &x[at..at + shared * shape.d];
-                Head::new(&work, self.queries.map(query))
-            })
-            .collect();
+        let mut heads: Vec<Head<'_>> = kv.clone().map(|y| Head::new(&work, &queries[row * shape.g + y])).collect();
         for (n, run) in runs.iter().enumerate() {
             let next = runs.get(n + 1);
             for (at, head) in heads.iter_mut().enumerate() {
@@ -232,12 +229,53 @@ fn lines(floats: usize) -> Vec<Line> {
     vec![Line::zeroed(); floats.div_ceil(16)]
 }
 
-/// Queries of the heads that share a key-value head, in the order that the inner loops want, and their sums.
-struct Head {
-    /// Query and query for sinks, for keys that are floats.
-    queries: [Vec<Line>; 2],
-    /// The same for codes.
-    permuted: [Vec<Line>; 2],
+/// Scaled queries of the heads that share a key-value head, in the orders that the inner loops want.
+struct Query {
+    /// For keys that are floats.
+    natural: Vec<Line>,
+    /// For codes.
+    permuted: Vec<Line>,
+}
+
+impl Query {
+    fn new(work: &Work<'_>, query: &[f32]) -> Self {
+        let (shared, d, scale) = (work.shape.shared(), work.shape.d, work.shape.scale);
+        let codes = work.layout.map_or(0, Layout::len);
+        let mut new = Query { natural: lines(work.wide * shared), permuted: lines(codes * shared) };
+        for heads in work.groups() {
+            let count = heads.len();
+            let query = &query[heads.start * d..heads.end * d];
+            let natural = &mut cast_slice_mut::<_, f32>(&mut new.natural)[heads.start * work.wide..];
+            for (h, query) in query.chunks_exact(d).enumerate() {
+                for (n, part) in query.chunks(work.lanes).enumerate() {
+                    let to = &mut natural[(n * count + h) * work.lanes..];
+                    to.iter_mut().zip(part).for_each(|(to, x)| *to = scale * x);
+                }
+            }
+            if let Some(layout) = work.layout {
+                let permuted = &mut cast_slice_mut::<_, f32>(&mut new.permuted)[heads.start * codes..];
+                layout.each(count, |place, h, c| permuted[place] = scale * query[h * d + c]);
+            }
+        }
+        new
+    }
+}
+
+/// Queries of a key-value head: one, and another for sinks if there can be any.
+struct Queries {
+    all: Vec<Query>,
+}
+
+impl Queries {
+    /// Those for a run.
+    fn of(&self, run: &Run) -> &Query {
+        &self.all[usize::from(run.sinks).min(self.all.len() - 1)]
+    }
+}
+
+/// Sums of the heads that share a key-value head.
+struct Head<'a> {
+    queries: &'a Queries,
     out: Vec<Line>,
     permuted_out: Vec<Line>,
     /// By query head and group of channels: sum of weights times zeros.
@@ -245,33 +283,16 @@ struct Head {
     sums: Vec<Sum>,
 }
 
-impl Head {
-    fn new(work: &Work<'_>, queries: [&[f32]; 2]) -> Self {
-        let (shared, floats) = (work.shape.shared(), work.wide * work.shape.shared());
-        let codes = work.layout.map_or(0, Layout::len) * shared;
-        let mut head = Head {
-            queries: [lines(floats), lines(floats)],
-            permuted: [lines(codes), lines(codes)],
-            out: lines(floats),
-            permuted_out: lines(codes),
+impl<'a> Head<'a> {
+    fn new(work: &Work<'_>, queries: &'a Queries) -> Self {
+        let shared = work.shape.shared();
+        Head {
+            queries,
+            out: lines(work.wide * shared),
+            permuted_out: lines(work.layout.map_or(0, Layout::len) * shared),
             zeros: vec![0.0; shared * GROUPS],
-            sums: vec![Sum { most: NOTHING, total: 0.0 }; shared],
-        };
-        let (d, scale) = (work.shape.d, work.shape.scale);
-        for (n, query) in queries.into_iter().enumerate() {
-            for heads in work.groups() {
-                let natural = &mut cast_slice_mut::<_, f32>(&mut head.queries[n])[heads.start * work.wide..];
-                for (at, h) in heads.clone().enumerate() {
-                    for c in 0..d {
-                        natural[work.place(heads.len(), at, c)] = scale * query[h * d + c];
-                    }
-                }
-                let Some(layout) = work.layout else { continue };
-                let permuted = &mut cast_slice_mut::<_, f32>(&mut head.permuted[n])[heads.start * layout.len()..];
-                layout.each(heads.len(), |place, at, c| permuted[place] = scale * query[(heads.start + at) * d + c]);
-            }
+            sums: vec![Sum::NOTHING; shared],
         }
-        head
     }
 }
 
@@ -314,13 +335,8 @@ impl<'a> Work<'a> {
         (0..shared).step_by(together).map(move |first| first..(first + together).min(shared))
     }
 
-    /// Place of a channel of one of `heads` heads.
-    fn place(&self, heads: usize, head: usize, channel: usize) -> usize {
-        (channel / self.lanes * heads + head) * self.lanes + channel % self.lanes
-    }
-
     /// A run of floats.
-    fn floats<E: Element>(&mut self, head: &mut Head, y: usize, run: &Run, next: Option<&Run>, data: &[E]) {
+    fn floats<E: Element>(&mut self, head: &mut Head<'_>, y: usize, run: &Run, next: Option<&Run>, data: &[E]) {
         let Shape { d, g, .. } = *self.shape;
         let step = 2 * g * d;
         // Where rows follow that are codes, there is little left to fetch.
@@ -338,7 +354,7 @@ impl<'a> Work<'a> {
         for heads in self.groups() {
             let part = heads.start * self.wide..heads.end * self.wide;
             let scores = cast_slice_mut::<_, f32>(&mut self.scores);
-            let query = &cast_slice::<_, f32>(&head.queries[usize::from(run.sinks)])[part.clone()];
+            let query = &cast_slice::<_, f32>(&head.queries.of(run).natural)[part.clone()];
             let task = floats::Scores { rows: rows(y * d), query, heads: heads.len(), scores: &mut *scores };
             self.path.run(task);
             let sums = &mut head.sums[heads.clone()];
@@ -352,13 +368,13 @@ impl<'a> Work<'a> {
     }
 
     /// A run of codes.
-    fn codes(&mut self, head: &mut Head, run: &Run, words: &[u32], ahead: *const u32) {
+    fn codes(&mut self, head: &mut Head<'_>, run: &Run, words: &[u32], ahead: *const u32) {
         let Some(layout) = self.layout else { return };
         let (from, to, len) = (run.from, run.from + run.count, layout.len());
         for heads in self.groups() {
             let (part, count) = (heads.start * len..heads.end * len, heads.len());
             let folded = &mut cast_slice_mut::<_, f32>(&mut self.folded)[..count * len];
-            let query = &cast_slice::<_, f32>(&head.permuted[usize::from(run.sinks)])[part.clone()];
+            let query = &cast_slice::<_, f32>(&head.queries.of(run).permuted)[part.clone()];
             let mut offsets = [0.0; 4];
             let task = codes::Fold { layout, words, query, heads: count, folded: &mut *folded, offsets: &mut offsets };
             self.path.run(task);
@@ -379,7 +395,7 @@ impl<'a> Work<'a> {
     }
 
     /// Brings what was summed to the new largest scores.
-    fn shrink(&self, head: &mut Head, heads: &Range<usize>, factors: &[f32; 4]) {
+    fn shrink(&self, head: &mut Head<'_>, heads: &Range<usize>, factors: &[f32; 4]) {
         if factors[..heads.len()].iter().all(|&f| f == 1.0) {
             return;
         }
@@ -398,13 +414,13 @@ impl<'a> Work<'a> {
     }
 
     /// Sums of all heads in their natural order.
-    fn finish(&self, head: &Head, sums: &mut [f32]) {
+    fn finish(&self, head: &Head<'_>, sums: &mut [f32]) {
         let (d, wide) = (self.shape.d, self.wide);
         for heads in self.groups() {
             let out = &cast_slice::<_, f32>(&head.out)[heads.start * wide..];
             for (at, h) in heads.clone().enumerate() {
-                for c in 0..d {
-                    sums[h * d + c] = out[self.place(heads.len(), at, c)];
+                for (n, to) in sums[h * d..(h + 1) * d].chunks_mut(self.lanes).enumerate() {
+                    to.copy_from_slice(&out[(n * heads.len() + at) * self.lanes..][..to.len()]);
                 }
             }
             let Some(layout) = self.layout else { continue };

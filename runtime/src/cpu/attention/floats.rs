@@ -73,7 +73,7 @@ impl<E> Rows<'_, E> {
         let line = 64 / size_of::<E>();
         let mut at = first;
         while at < first + count {
-            s.fetch(self.ahead.wrapping_add(row * self.step + at).cast());
+            s.fetch(self.ahead.wrapping_add(row * self.step + at).cast(), false);
             at += line;
         }
     }

@@ -1,11 +1,14 @@
-//! Attention of single tokens over caches in pages: a key is read once for the query heads that share it.
+//! Attention over caches in pages: rows that are independent of each other, and chunks of a prompt.
 //!
-//! Bound by reading the cache, so the inner loops do little else than load, widen, multiply and add, and fetch ahead
-//! what comes next: the hardware's own prefetch stops at the end of a page of memory, and rows of a head lie apart.
+//! For single tokens a key is read once for the query heads that share it. They are bound by reading the cache, so
+//! the inner loops do little else than load, widen, multiply and add, and fetch ahead what comes next: the hardware's
+//! own prefetch stops at the end of a page of memory, and rows of a head lie apart. A prompt fills the tiles of
+//! [`crate::ops::attention`] from the cache.
 
 mod codes;
 mod decode;
 mod floats;
+mod prompt;
 mod runs;
 mod simd;
 mod softmax;
@@ -16,6 +19,7 @@ mod tests;
 mod x86;
 
 pub(crate) use decode::{Floats, Inputs, Quantised, Store};
+pub(crate) use softmax::{Sum, online};
 
 use simd::{Plain, Simd, Task};
 use std::sync::LazyLock;
@@ -25,7 +29,7 @@ const SCORES: usize = 128 + 16;
 
 /// `o[n,m,h,d]` and `lse[n,m,h]` of a row over a cache.
 pub(crate) fn attend(x: &Inputs<'_>, o: &mut [f32], lse: &mut [f32]) {
-    decode::decode(x, o, lse);
+    if x.shape.prompt { prompt::prompt(Path::best(), x, o, lse) } else { decode::decode(Path::best(), x, o, lse) }
 }
 
 /// An instruction set that this CPU has.

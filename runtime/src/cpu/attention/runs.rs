@@ -26,7 +26,7 @@ pub(super) struct Run {
 }
 
 /// Where the keys of one sequence are.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     /// Pages of the pool.
     pub(super) table: &'a [u32],

@@ -47,8 +47,8 @@ pub(super) trait Simd: Copy {
     fn quarters(self, x: [Self::F; 4]) -> [[f32; 4]; 4];
     /// Sums of all lanes.
     fn totals(self, x: [Self::F; 4]) -> [f32; 4];
-    /// Brings a line closer; any address will do.
-    fn fetch(self, line: *const u8);
+    /// Brings a line closer: to the first cache if it is `soon` wanted, else to the second. Any address will do.
+    fn fetch(self, line: *const u8, soon: bool);
 }
 
 /// Work for one instruction set.
@@ -189,5 +189,5 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn fetch(self, _: *const u8) {}
+    fn fetch(self, _: *const u8, _: bool) {}
 }

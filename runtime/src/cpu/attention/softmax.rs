@@ -1,16 +1,46 @@
 //! Online softmax over one run of keys after the other.
 
-use super::SCORES;
 use super::simd::{Simd, Task};
+use super::{Path, SCORES};
 use crate::cpu::math::exp;
+use crate::ops::attention::NOTHING;
 
-/// What the scores of a head have come to.
+/// What the scores of a query have come to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sum {
+pub(crate) struct Sum {
     /// The largest score.
-    pub(super) most: f32,
+    pub(crate) most: f32,
     /// Sum of `exp(score − most)`.
-    pub(super) total: f32,
+    pub(crate) total: f32,
+}
+
+impl Sum {
+    /// No score yet.
+    pub(crate) const NOTHING: Sum = Sum { most: NOTHING, total: 0.0 };
+}
+
+/// Turns scores into weights `exp(scale · score − most)`, with `most` and `total` brought up to date; gives the factor for
+/// what was summed before.
+pub(crate) fn online(scores: &mut [f32], scale: f32, sum: &mut Sum) -> f32 {
+    Path::best().run(Online { scores, scale, sum })
+}
+
+struct Online<'a> {
+    scores: &'a mut [f32],
+    scale: f32,
+    sum: &'a mut Sum,
+}
+
+impl Task for Online<'_> {
+    type Out = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> f32 {
+        for score in self.scores.iter_mut() {
+            *score *= self.scale;
+        }
+        weights(self.scores, 0.0, self.sum)
+    }
 }
 
 /// Turns the scores `from..to` of each head, after adding its offset, into weights `exp(score − most)`, with `most` and

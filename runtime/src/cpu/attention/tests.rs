@@ -1,7 +1,8 @@
 //! Every instruction set against the reference of the rows, and threads against each other.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use super::decode::decode_by;
+use super::decode::decode;
+use super::prompt::prompt;
 use super::{Floats, Inputs, Path, Quantised, Store};
 use crate::dtype::DType;
 use crate::op::{Case, Op, Row, Size};
@@ -36,10 +37,20 @@ fn prepare(case: &Case, seed: u64) -> Prepared {
 }
 
 impl Prepared {
-    fn run(&self, path: Path) -> [Vec<f32>; 2] {
+    fn is_prompt(&self) -> bool {
+        match self.op {
+            Op::PagedAttention(op) => op.prompt != 0,
+            Op::QuantizedAttention(op) => op.prompt != 0,
+            _ => false,
+        }
+    }
+
+    /// `tiles`: a prompt by tiles of queries, else token by token.
+    fn run(&self, path: Path, tiles: bool) -> [Vec<f32>; 2] {
         let (mut o, mut lse) = (vec![f32::NAN; self.expected[0].len()], vec![f32::NAN; self.expected[1].len()]);
         let floats = |i: usize| bytemuck::cast_slice::<u32, f32>(&self.words[i]);
         let queries = [floats(0), floats(1)];
+        let run = if tiles && self.is_prompt() { prompt } else { decode };
         match self.op {
             Op::PagedAttention(op) => {
                 let floats = match self.dtype {
@@ -47,13 +58,13 @@ impl Prepared {
                     _ => Floats::Single(floats(2)),
                 };
                 let (store, rows, table) = (Store { floats, quantised: None }, &self.words[3][..], &self.words[4][..]);
-                decode_by(path, &Inputs { shape: &op.shape(), queries, rows, table, store }, &mut o, &mut lse);
+                run(path, &Inputs { shape: &op.shape(), queries, rows, table, store }, &mut o, &mut lse);
             }
             Op::QuantizedAttention(op) => {
                 let quantised = Some(Quantised { words: &self.words[2], block: op.block(), ring: op.ring as usize });
                 let store = Store { floats: Floats::Single(floats(3)), quantised };
                 let (rows, table) = (&self.words[4][..], &self.words[5][..]);
-                decode_by(path, &Inputs { shape: &op.shape(), queries, rows, table, store }, &mut o, &mut lse);
+                run(path, &Inputs { shape: &op.shape(), queries, rows, table, store }, &mut o, &mut lse);
             }
             _ => panic!("a row over a cache"),
         }
@@ -77,13 +88,13 @@ fn every_instruction_set_gives_the_reference() {
     let seed = fresh_seed();
     for case in cases(Size::Small).into_iter().chain(cases(Size::Ragged)) {
         let prepared = prepare(&case, seed);
-        for path in Path::all() {
-            let found = prepared.run(path);
+        for (path, tiles) in Path::all().into_iter().flat_map(|path| [(path, false), (path, true)]) {
+            let found = prepared.run(path, tiles);
             for (name, found, expected) in
                 [("o", &found[0], &prepared.expected[0]), ("lse", &found[1], &prepared.expected[1])]
             {
                 let worst = worst(found, expected);
-                assert!(worst <= 1e-5, "{name} of `{}` by {path:?}, seed {seed}: {worst:e}", case.label);
+                assert!(worst <= 1e-5, "{name} of `{}` by {path:?}, tiles {tiles}, seed {seed}: {worst:e}", case.label);
             }
         }
     }
@@ -95,7 +106,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let prepared = prepare(&case, 7);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| prepared.run(Path::best()))
+            pool.install(|| prepared.run(Path::best(), true))
         };
         let one = run(1);
         for threads in [2, 3, 16] {

@@ -173,8 +173,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn fetch(self, line: *const u8) {
-        has!(_mm_prefetch::<_MM_HINT_T0>(line.cast()))
+    fn fetch(self, line: *const u8, soon: bool) {
+        if soon {
+            has!(_mm_prefetch::<_MM_HINT_T0>(line.cast()))
+        } else {
+            has!(_mm_prefetch::<_MM_HINT_T1>(line.cast()))
+        }
     }
 }
 
@@ -290,7 +294,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn fetch(self, line: *const u8) {
-        has!(_mm_prefetch::<_MM_HINT_T0>(line.cast()))
+    fn fetch(self, line: *const u8, soon: bool) {
+        if soon {
+            has!(_mm_prefetch::<_MM_HINT_T0>(line.cast()))
+        } else {
+            has!(_mm_prefetch::<_MM_HINT_T1>(line.cast()))
+        }
     }
 }

@@ -1,212 +1,248 @@
-//! CPU kernels of the forward row: tiles of queries for many tokens, dot products for few.
-//!
-//! A few tokens (the rows of a batch that decodes, or of a draft) are computed one by one. A batch's rows
-//! see different keys, which tiles would multiply for all of them; and a row gives the same bits however
-//! many stand beside it.
+//! CPU kernels of forward attention: tiles of queries over tiles of keys.
 
-use super::tile::{Cache, KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
+use super::mask::Keys;
+use super::tile::{KEYS, ROWS, gather, multiply_add, padded_columns, padded_rows, transpose};
 use super::{Attention, NOTHING};
+use crate::cpu::attention::{Sum, online};
 use crate::cpu::parallel;
 use crate::op::Args;
-use crate::cpu::math::exp;
 use std::ops::Range;
-
-/// Tokens that are computed one by one.
-const FEW: u32 = 16;
 
 pub(super) fn forward(p: &Attention, mut args: Args<'_>) {
     let (h, d, shared) = (p.h as usize, p.d as usize, p.shared());
     let (q, span) = (args.read::<f32>(0), args.read::<u32>(3));
-    let (k, v) = (Cache::of(&args, 1), Cache::of(&args, 2));
-    let (o, lse) = (args.write::<f32>(4), args.write::<f32>(5));
-    if p.m <= FEW {
-        let (m, g) = (p.m as usize, p.g as usize);
-        let keys: usize = (0..m).map(|i| p.keys(span, i).len()).sum();
-        let work = 2 * keys.div_ceil(m) * shared * d;
-        parallel::rows2(o, shared * d, lse, shared, work, |at, o, lse| {
-            decode(p, &q[at * shared * d..], k, v, at % g, p.keys(span, at / g), o, lse);
-        });
-        return;
-    }
+    let source = Dense { k: args.read(1), v: args.read(2), g: p.g as usize, d };
     let tokens = (ROWS / shared).max(1);
     let work = 2 * tokens * h * d * p.t as usize;
+    let (o, lse) = (args.write::<f32>(4), args.write::<f32>(5));
     parallel::rows2(o, tokens * h * d, lse, tokens * h, work, |block, o, lse| {
         let queries = Queries::new(p, span, block * tokens..(block * tokens + tokens).min(p.m as usize));
-        let mut scratch = Scratch::new(queries.rows(), d);
+        let mut scratch = Scratch::new(&queries, false);
         for kv in 0..p.g as usize {
-            scratch.run(&queries, q, k, v, kv);
-            scratch.store(&queries, kv, o, lse);
+            scratch.run(&queries, [q, q], p.scale, &source, kv);
+            for r in 0..queries.rows() {
+                let at = queries.index(r, kv) - block * tokens * h;
+                lse[at] = scratch.row(r, &mut o[at * d..(at + 1) * d]);
+            }
         }
     });
 }
 
-/// A block of query tokens; its rows are (token, head that shares the key-value head).
-pub(crate) struct Queries<'a> {
-    p: &'a Attention,
-    span: &'a [u32],
-    tokens: Range<usize>,
+/// Where tiles of keys and values come from.
+pub(crate) trait Source {
+    /// Fills the seen rows of a tile with the keys from `first` on, or with their values; rows of the tile are
+    /// `wide` elements apart, and what no key fills is zero already.
+    fn fill(&self, tile: &mut [f32], wide: usize, values: bool, kv: usize, first: usize, seen: &[bool; KEYS]);
 }
 
-impl<'a> Queries<'a> {
+/// Keys and values `[t, g, d]`.
+pub(crate) struct Dense<'a> {
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) g: usize,
+    pub(crate) d: usize,
+}
+
+impl Source for Dense<'_> {
+    fn fill(&self, tile: &mut [f32], wide: usize, values: bool, kv: usize, first: usize, seen: &[bool; KEYS]) {
+        let data = if values { self.v } else { self.k };
+        for (r, out) in tile.chunks_exact_mut(wide).enumerate().filter(|(r, _)| seen[*r]) {
+            out[..self.d].copy_from_slice(&data[((first + r) * self.g + kv) * self.d..][..self.d]);
+        }
+    }
+}
+
+/// Fills a `KEYS`-row tile with the keys from `first` on that are seen, or with their values; others become zero.
+pub(crate) fn fill(
+    tile: &mut [f32],
+    wide: usize,
+    source: &impl Source,
+    values: bool,
+    kv: usize,
+    first: usize,
+    seen: &[bool; KEYS],
+) {
+    // Past a row's width nothing is ever written, and a source fills what is seen.
+    for (row, _) in tile.chunks_exact_mut(wide).zip(seen).filter(|(_, seen)| !**seen) {
+        row.fill(0.0);
+    }
+    source.fill(tile, wide, values, kv, first, seen);
+}
+
+/// A block of query tokens; its rows are (token, head that shares the key-value head).
+pub(crate) struct Queries {
+    h: usize,
+    d: usize,
+    shared: usize,
+    tokens: Range<usize>,
+    keys: Vec<Keys>,
+}
+
+impl Queries {
     /// The block of these tokens.
-    pub(crate) fn new(p: &'a Attention, span: &'a [u32], tokens: Range<usize>) -> Self {
-        Queries { p, span, tokens }
+    pub(crate) fn new(p: &Attention, span: &[u32], tokens: Range<usize>) -> Self {
+        let keys = tokens.clone().map(|i| p.visible(span, i)).collect();
+        Queries::of(p.h as usize, p.d as usize, p.shared(), tokens, keys)
+    }
+
+    /// The block of these tokens, which see these keys.
+    pub(crate) fn of(h: usize, d: usize, shared: usize, tokens: Range<usize>, keys: Vec<Keys>) -> Self {
+        Queries { h, d, shared, tokens, keys }
     }
 
     /// Rows without padding.
     pub(crate) fn rows(&self) -> usize {
-        self.tokens.len() * self.p.shared()
+        self.tokens.len() * self.shared
     }
 
     /// Index of row `r` in `[m, h]`.
     pub(crate) fn index(&self, r: usize, kv: usize) -> usize {
-        let shared = self.p.shared();
-        (self.tokens.start + r / shared) * self.p.h as usize + kv * shared + r % shared
+        (self.tokens.start + r / self.shared) * self.h + kv * self.shared + r % self.shared
     }
 
     /// Keys that row `r` sees.
-    pub(crate) fn keys(&self, r: usize) -> Range<usize> {
-        self.p.keys(self.span, self.tokens.start + r / self.p.shared())
+    pub(crate) fn keys(&self, r: usize) -> &Keys {
+        &self.keys[r / self.shared]
     }
 
-    /// From the first to the last key that any row sees.
-    pub(crate) fn all_keys(&self) -> Range<usize> {
-        let seen = || self.tokens.clone().map(|i| self.p.keys(self.span, i)).filter(|keys| !keys.is_empty());
-        let first = seen().map(|keys| keys.start).min().unwrap_or(0);
-        first..seen().map(|keys| keys.end).max().unwrap_or(0)
+    /// First keys of the tiles of which any row sees a key.
+    pub(crate) fn tiles(&self) -> impl Iterator<Item = usize> + '_ {
+        let ranges = || self.keys.iter().flat_map(|k| [&k.sinks, &k.window]).filter(|range| !range.is_empty());
+        let first = ranges().map(|range| range.start as usize).min().unwrap_or(0);
+        let end = ranges().map(|range| range.end as usize).max().unwrap_or(0);
+        let sees =
+            move |at: &usize| ranges().any(|range| (range.start as usize) < at + KEYS && range.end as usize > *at);
+        (first..end).step_by(KEYS).filter(sees)
     }
 
     /// Which keys of a tile at least one row sees.
     pub(crate) fn seen(&self, first: usize) -> [bool; KEYS] {
         let mut seen = [false; KEYS];
-        for i in self.tokens.clone() {
-            let keys = within(self.p.keys(self.span, i), first);
-            seen[keys].fill(true);
+        for range in self.keys.iter().flat_map(|keys| within(keys, first)) {
+            seen[range].fill(true);
         }
         seen
     }
 
     /// Row `r` of `x[m,h,d]`, nothing past the last row.
     pub(crate) fn row<'x>(&self, x: &'x [f32], r: usize, kv: usize) -> Option<&'x [f32]> {
-        let d = self.p.d as usize;
-        (r < self.rows()).then(|| &x[self.index(r, kv) * d..][..d])
+        (r < self.rows()).then(|| &x[self.index(r, kv) * self.d..][..self.d])
     }
 }
 
-/// A range of keys as positions in the tile that begins at `first`.
-pub(crate) fn within(keys: Range<usize>, first: usize) -> Range<usize> {
-    let at = |key: usize| key.saturating_sub(first).min(KEYS);
-    at(keys.start)..at(keys.end).max(at(keys.start))
+/// The two ranges of keys as positions in the tile that begins at `first`, rising.
+pub(crate) fn within(keys: &Keys, first: usize) -> [Range<usize>; 2] {
+    let part = |range: &Range<u32>| {
+        let at = |key: u32| (key as usize).saturating_sub(first).min(KEYS);
+        at(range.start)..at(range.end).max(at(range.start))
+    };
+    let (sinks, window) = (part(&keys.sinks), part(&keys.window));
+    // An empty range lies where the other one ends.
+    if sinks.is_empty() {
+        [window.start..window.start, window]
+    } else if window.is_empty() {
+        [sinks.clone(), sinks.end..sinks.end]
+    } else {
+        [sinks, window]
+    }
 }
 
-/// Fills a `KEYS`-row tile with the keys from `first` on that are seen; others become zero.
-pub(crate) fn gather_keys(tile: &mut [f32], p: &Attention, cache: Cache<'_>, kv: usize, first: usize, seen: &[bool; KEYS]) {
-    let (d, g) = (p.d as usize, p.g as usize);
-    let mut buffer = vec![0f32; d];
-    for (r, out) in tile.chunks_exact_mut(padded_columns(d)).enumerate() {
-        if seen[r] {
-            out[..d].copy_from_slice(cache.row(((first + r) * g + kv) * d, d, &mut buffer));
-            out[d..].fill(0.0);
-        } else {
-            out.fill(0.0);
-        }
-    }
+/// Sets all but the two ranges to zero.
+pub(crate) fn clear_outside(scores: &mut [f32], [a, b]: &[Range<usize>; 2]) {
+    scores[..a.start].fill(0.0);
+    scores[a.end..b.start].fill(0.0);
+    scores[b.end..].fill(0.0);
 }
 
 /// Working memory for a block of queries and one key-value head.
-struct Scratch {
+pub(crate) struct Scratch {
     d: usize,
     queries: Vec<f32>,
+    /// Queries and scores of sinks; empty where these have no query of their own.
+    sink_queries: Vec<f32>,
+    sink_scores: Vec<f32>,
     keys: Vec<f32>,
     turned: Vec<f32>,
     scores: Vec<f32>,
     out: Vec<f32>,
-    most: Vec<f32>,
-    total: Vec<f32>,
+    sums: Vec<Sum>,
 }
 
 impl Scratch {
-    fn new(rows: usize, d: usize) -> Self {
-        let (rows, wide) = (padded_rows(rows), padded_columns(d));
+    /// For blocks like this one; `sinks`: with queries of their own for sinks.
+    pub(crate) fn new(queries: &Queries, sinks: bool) -> Self {
+        let (rows, d) = (padded_rows(queries.rows()), queries.d);
+        let wide = padded_columns(d);
+        let sink = usize::from(sinks);
         Scratch {
             d,
             queries: vec![0.0; rows * d],
+            sink_queries: vec![0.0; sink * rows * d],
+            sink_scores: vec![0.0; sink * rows * KEYS],
             keys: vec![0.0; KEYS * wide],
             turned: vec![0.0; d * KEYS],
             scores: vec![0.0; rows * KEYS],
             out: vec![0.0; rows * wide],
-            most: vec![0.0; rows],
-            total: vec![0.0; rows],
+            sums: vec![Sum::NOTHING; rows],
         }
     }
 
-    fn run(&mut self, queries: &Queries<'_>, q: &[f32], k: Cache<'_>, v: Cache<'_>, kv: usize) {
+    /// Attention of the block with queries, and queries for sinks, `x[m,h,d]`.
+    pub(crate) fn run(&mut self, queries: &Queries, x: [&[f32]; 2], scale: f32, source: &impl Source, kv: usize) {
         let wide = padded_columns(self.d);
-        gather(&mut self.queries, self.d, |r| queries.row(q, r, kv));
+        gather(&mut self.queries, self.d, |r| queries.row(x[0], r, kv));
+        gather(&mut self.sink_queries, self.d, |r| queries.row(x[1], r, kv));
         self.out.fill(0.0);
-        self.most.fill(NOTHING);
-        self.total.fill(0.0);
-        let all = queries.all_keys();
-        for first in all.step_by(KEYS) {
+        self.sums.fill(Sum::NOTHING);
+        for first in queries.tiles() {
             let seen = queries.seen(first);
-            gather_keys(&mut self.keys, queries.p, k, kv, first, &seen);
+            fill(&mut self.keys, wide, source, false, kv, first, &seen);
             transpose(&mut self.turned, &self.keys, wide);
             self.scores.fill(0.0);
             multiply_add(&mut self.scores, &self.queries, &self.turned, self.d, KEYS);
+            self.take_sinks(queries, first);
             for (r, scores) in self.scores.chunks_exact_mut(KEYS).enumerate() {
-                let mine = if r < queries.rows() { within(queries.keys(r), first) } else { 0..0 };
-                scores[..mine.start].fill(0.0);
-                scores[mine.end..].fill(0.0);
-                let shrink = online(&mut scores[mine], queries.p.scale, &mut self.most[r], &mut self.total[r]);
+                let mine = if r < queries.rows() { within(queries.keys(r), first) } else { [0..0, 0..0] };
+                clear_outside(scores, &mine);
+                let [sinks, window] = mine;
+                let mut shrink = online(&mut scores[sinks.clone()], scale, &mut self.sums[r]);
+                let again = online(&mut scores[window], scale, &mut self.sums[r]);
+                if again != 1.0 {
+                    scores[sinks].iter_mut().for_each(|weight| *weight *= again);
+                    shrink *= again;
+                }
                 if shrink != 1.0 {
                     self.out[r * wide..(r + 1) * wide].iter_mut().for_each(|o| *o *= shrink);
                 }
             }
-            gather_keys(&mut self.keys, queries.p, v, kv, first, &seen);
+            fill(&mut self.keys, wide, source, true, kv, first, &seen);
             multiply_add(&mut self.out, &self.scores, &self.keys, KEYS, wide);
         }
     }
 
-    fn store(&self, queries: &Queries<'_>, kv: usize, o: &mut [f32], lse: &mut [f32]) {
-        let (d, wide) = (self.d, padded_columns(self.d));
-        let base = queries.tokens.start * queries.p.h as usize;
-        for r in 0..queries.rows() {
-            let at = queries.index(r, kv) - base;
-            lse[at] = finish(&mut o[at * d..(at + 1) * d], &self.out[r * wide..], self.most[r], self.total[r]);
+    /// Scores of sinks by their own queries, where the tile has any.
+    fn take_sinks(&mut self, queries: &Queries, first: usize) {
+        let is_sink = |r: usize, at: usize| queries.keys(r).is_sink((first + at) as u32);
+        if self.sink_queries.is_empty() || !(0..queries.rows()).any(|r| is_sink(r, 0)) {
+            return;
+        }
+        self.sink_scores.fill(0.0);
+        multiply_add(&mut self.sink_scores, &self.sink_queries, &self.turned, self.d, KEYS);
+        let rows = self.scores.chunks_exact_mut(KEYS).zip(self.sink_scores.chunks_exact(KEYS));
+        for (r, (scores, sinks)) in rows.enumerate().take(queries.rows()) {
+            let count = (0..KEYS).take_while(|&at| is_sink(r, at)).count();
+            scores[..count].copy_from_slice(&sinks[..count]);
         }
     }
-}
 
-/// Turns scores into weights `exp(scale·s − most)` with the running maximum and sum brought up to
-/// date; returns the factor for what was summed before.
-fn online(scores: &mut [f32], scale: f32, most: &mut f32, total: &mut f32) -> f32 {
-    if scores.is_empty() {
-        return 1.0;
+    /// Row `r`, and the logarithm of the sum of its weights.
+    pub(crate) fn row(&self, r: usize, o: &mut [f32]) -> f32 {
+        finish(o, &self.out[r * padded_columns(self.d)..], self.sums[r])
     }
-    let mut lanes = [*most; 16];
-    let (whole, rest) = scores.as_chunks_mut::<16>();
-    for chunk in whole {
-        for (s, lane) in chunk.iter_mut().zip(&mut lanes) {
-            *s *= scale;
-            *lane = if *s > *lane { *s } else { *lane };
-        }
-    }
-    for (s, lane) in rest.iter_mut().zip(&mut lanes) {
-        *s *= scale;
-        *lane = if *s > *lane { *s } else { *lane };
-    }
-    let new = lanes.into_iter().fold(*most, f32::max);
-    for s in scores.iter_mut() {
-        *s = exp(*s - new);
-    }
-    let shrink = exp(*most - new);
-    *total = *total * shrink + parallel::sum(scores.len(), |i| scores[i]);
-    *most = new;
-    shrink
 }
 
 /// Divides by the sum of the weights and returns the logarithm of that sum.
-fn finish(o: &mut [f32], sums: &[f32], most: f32, total: f32) -> f32 {
+fn finish(o: &mut [f32], sums: &[f32], Sum { most, total }: Sum) -> f32 {
     if total == 0.0 {
         o.fill(0.0);
         return NOTHING;
@@ -215,48 +251,4 @@ fn finish(o: &mut [f32], sums: &[f32], most: f32, total: f32) -> f32 {
         *o = s / total;
     }
     most + total.ln()
-}
-
-/// One token and key-value head: every key and value is read once for the query heads that share it.
-#[expect(clippy::too_many_arguments, reason = "operands and results of one kernel")]
-fn decode(
-    p: &Attention,
-    q: &[f32],
-    k: Cache<'_>,
-    v: Cache<'_>,
-    kv: usize,
-    keys: Range<usize>,
-    o: &mut [f32],
-    lse: &mut [f32],
-) {
-    let (d, g, shared) = (p.d as usize, p.g as usize, p.shared());
-    let (mut buffer, mut out) = (vec![0f32; d], vec![0f32; shared * d]);
-    let mut scores = vec![0f32; shared * KEYS];
-    let (mut most, mut total) = (vec![NOTHING; shared], vec![0f32; shared]);
-    for first in keys.clone().step_by(KEYS) {
-        let count = KEYS.min(keys.end - first);
-        for key in 0..count {
-            let row = k.row(((first + key) * g + kv) * d, d, &mut buffer);
-            for (q, scores) in q.chunks_exact(d).zip(scores.chunks_exact_mut(KEYS)) {
-                scores[key] = parallel::sum(d, |l| q[l] * row[l]);
-            }
-        }
-        for head in 0..shared {
-            let scores = &mut scores[head * KEYS..][..count];
-            let shrink = online(scores, p.scale, &mut most[head], &mut total[head]);
-            out[head * d..(head + 1) * d].iter_mut().for_each(|o| *o *= shrink);
-        }
-        for key in 0..count {
-            let row = v.row(((first + key) * g + kv) * d, d, &mut buffer);
-            for (out, scores) in out.chunks_exact_mut(d).zip(scores.chunks_exact(KEYS)) {
-                for (out, v) in out.iter_mut().zip(row) {
-                    *out += scores[key] * v;
-                }
-            }
-        }
-    }
-    for head in 0..shared {
-        let row = head * d..(head + 1) * d;
-        lse[head] = finish(&mut o[row.clone()], &out[row], most[head], total[head]);
-    }
 }

@@ -88,13 +88,6 @@ impl Attention {
         self.mask().keys([span[2 * i], span[2 * i + 1]], self.t)
     }
 
-    /// Keys that query token `i` sees.
-    pub(crate) fn keys(&self, span: &[u32], i: usize) -> std::ops::Range<usize> {
-        let (first, last) = (span[2 * i] as usize, span[2 * i + 1] as usize);
-        let end = last.saturating_add(1).min(self.t as usize);
-        first.min(end)..end
-    }
-
     /// As [`Attention::visible`] for the reference's values.
     pub(crate) fn reference_keys(&self, span: &RefTensor, i: usize) -> impl Iterator<Item = usize> + use<> {
         let keys = self.visible(&[span.data[2 * i] as u32, span.data[2 * i + 1] as u32], 0);

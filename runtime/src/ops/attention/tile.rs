@@ -1,10 +1,6 @@
 //! Small dense tiles in scratch memory, and what fills them: the inner loops of all attention rows.
 
-use crate::dtype::DType;
-use crate::op::Args;
 use crate::ops::dense_gemm::{Extents, Matrix, gemm};
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// Keys (or, in the gradient of keys, query rows) that one tile holds.
 pub(crate) const KEYS: usize = 128;
@@ -28,37 +24,14 @@ pub(crate) fn padded_columns(n: usize) -> usize {
 /// `c[r,n] += a[r,k] · b[k,n]`, row-major without gaps, `r` padded for rows and `n` for columns.
 pub(crate) fn multiply_add(c: &mut [f32], a: &[f32], b: &[f32], k: usize, n: usize) {
     let m = (c.len() / n).min(a.len() / k);
-    gemm(c, n, Extents { m, n, depth: k }, Matrix { data: a, row: k, col: 1 }, Matrix { data: b, row: n, col: 1 }, true);
-}
-
-/// Keys or values as they are stored.
-#[derive(Clone, Copy)]
-pub(crate) enum Cache<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// Half precision; rows are even, so there is no padding.
-    F16(&'a [f16]),
-}
-
-impl<'a> Cache<'a> {
-    /// Operand `i`.
-    pub(crate) fn of(args: &Args<'a>, i: usize) -> Cache<'a> {
-        match args.spec(i).dtype {
-            DType::F16 => Cache::F16(args.read(i)),
-            _ => Cache::F32(args.read(i)),
-        }
-    }
-
-    /// The `n` elements from `at` on; `buffer` holds them if they must be converted.
-    pub(crate) fn row<'b>(&'b self, at: usize, n: usize, buffer: &'b mut [f32]) -> &'b [f32] {
-        match self {
-            Cache::F32(data) => &data[at..at + n],
-            Cache::F16(data) => {
-                data[at..at + n].convert_to_f32_slice(&mut buffer[..n]);
-                &buffer[..n]
-            }
-        }
-    }
+    gemm(
+        c,
+        n,
+        Extents { m, n, depth: k },
+        Matrix { data: a, row: k, col: 1 },
+        Matrix { data: b, row: n, col: 1 },
+        true,
+    );
 }
 
 /// Rows of `width` elements in a tile with rows of `padded`; what is past a row or past the last
