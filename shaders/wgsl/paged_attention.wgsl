@@ -43,6 +43,12 @@ var<immediate> p: Params;
 
 //!include "decode_tile"
 
+//!if HALF
+alias CacheElement = u32;
+//!else
+alias CacheElement = f32;
+//!endif
+
 // Elements of a load.
 //!if VEC
 //!if HALF
@@ -66,34 +72,51 @@ fn key_place(sequence: u32, key: u32) -> u32 {
     return ((page * p.page + key % p.page) * 2u * p.g + work.kv) * p.d / UNIT;
 }
 
-// Adds a load of a key, for elements from c on.
-fn add_unit(at: u32, c: u32) {
-    let first = query_at(c);
+// Adds a load of each of the team's keys, which begin at `at`.
+fn add_unit(at: vec4<u32>, unit: u32) {
+    let first = query_at(unit * UNIT);
 //!if VEC
 //!if HALF
-    let words = cache[at];
+    var words: array<vec4<u32>, 4>;
+    for (var j = 0u; j < EACH; j++) {
+        words[j] = cache[at[j] + unit];
+    }
     for (var i = 0u; i < 4u; i++) {
-        let pair = unpack2x16float(words[i]);
-        add_score(first + 2u * i * QUADS, pair.x);
-        add_score(first + (2u * i + 1u) * QUADS, pair.y);
+        add_pairs(first + 2u * i * QUADS, vec4(words[0][i], words[1][i], words[2][i], words[3][i]));
     }
 //!else
-    let four = cache[at];
-    add_score(first, four.x);
-    add_score(first + QUADS, four.y);
-    add_score(first + 2u * QUADS, four.z);
-    add_score(first + 3u * QUADS, four.w);
+    var four: array<vec4<f32>, 4>;
+    for (var j = 0u; j < EACH; j++) {
+        four[j] = cache[at[j] + unit];
+    }
+    for (var i = 0u; i < 4u; i++) {
+        add_score(first + i * QUADS, vec4(four[0][i], four[1][i], four[2][i], four[3][i]));
+    }
 //!endif
 //!else
+    var one = vec4<CacheElement>();
+    for (var j = 0u; j < EACH; j++) {
+        one[j] = cache[at[j] + unit];
+    }
 //!if HALF
-    let pair = unpack2x16float(cache[at]);
-    add_score(first, pair.x);
-    add_score(first + QUADS, pair.y);
+    add_pairs(first, one);
 //!else
-    add_score(first, cache[at]);
+    add_score(first, one);
 //!endif
 //!endif
 }
+
+//!if HALF
+// Adds two elements of each of the team's keys.
+fn add_pairs(at: u32, words: vec4<u32>) {
+    let a = unpack2x16float(words.x);
+    let b = unpack2x16float(words.y);
+    let c = unpack2x16float(words.z);
+    let d = unpack2x16float(words.w);
+    add_score(at, vec4(a.x, b.x, c.x, d.x));
+    add_score(at + QUADS, vec4(a.y, b.y, c.y, d.y));
+}
+//!endif
 
 // Adds elements of a value from c on, eight or up to the end of the head.
 fn add_eight(key: u32, at: u32, c: u32) {
@@ -136,7 +159,7 @@ fn add_eight(key: u32, at: u32, c: u32) {
     add_value(key, a, b);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(128)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -164,7 +187,7 @@ fn main(
         for (var tile = range.x; tile < range.y; tile += TILE) {
             let count = min(TILE, range.y - tile);
             if tile == range.x {
-                for (var i = lid; i < p.d * QUADS; i += 256u) {
+                for (var i = lid; i < p.d * QUADS; i += WORKERS) {
                     let c = i / QUADS;
                     queries[query_at(c) + i % QUADS] = query_of(i % QUADS, c, run < 2u);
                 }
@@ -175,12 +198,14 @@ fn main(
                 places[side + lid] = key_place(sequence, tile + lid);
             }
             workgroupBarrier();
-            score[0] = vec4(0.0);
-            score[1] = vec4(0.0);
+            clear_scores();
             if lid / LANES < count {
-                let place = places[side + lid / LANES];
+                var at = vec4(0u);
+                for (var j = 0u; j < EACH; j++) {
+                    at[j] = places[side + key_of(lid, j, count)];
+                }
                 for (var unit = lane; unit < p.d / UNIT; unit += LANES) {
-                    add_unit(place + unit, unit * UNIT);
+                    add_unit(at, unit);
                 }
             }
 //!if SUBGROUPS

@@ -3,9 +3,10 @@
 // -> o[parts,m,h,d], lse[parts,m,h]. Keys below the boundary are codes in a page of the pool (lib/codes.wgsl), others
 // rows of the sequence's ring. See lib/decode_tile.wgsl.
 //
-// A tile lies in one page. Scales of the keys go into the queries once a tile, which leaves one product a code; their
-// zeros are the same for all keys of a page and are added to its scores. VEC: keys in loads of 16 bytes (row_words()
-// is a multiple of 4).
+// A tile lies in one page. Codes become floats by standing in the upper bits of a mantissa: 1 + code / 2^BITS, which
+// takes no conversion. With code * scale + zero = that * step + base, steps of the keys go into the queries once a tile,
+// which leaves one product a code, and bases add the same to all scores of the tile. VEC: keys in loads of 16 bytes
+// (row_words() is a multiple of 4).
 
 struct Params {
     m: u32,
@@ -51,29 +52,46 @@ const UNIT = 4u;
 const UNIT = 1u;
 //!endif
 
-// The queries of a tile that begins in the block at word `block`: times the scales of the keys, and what zeros add to
-// scores into shifts. Ends with queries and shifts ready for others only after a barrier.
+// Step and base of scale and zero.
+fn lifted_parameters(by: vec2<f32>) -> vec2<f32> {
+    let step = by.x * f32(1u << BITS);
+    return vec2(step, by.y - step);
+}
+
+// 1 + code / 2^BITS for the codes from bit `at` on.
+fn lifted(bits: vec4<u32>, at: u32) -> vec4<f32> {
+    let top = 23u - BITS;
+    var moved = bits << vec4((top - at) % 32u);
+    if at > top {
+        moved = bits >> vec4((at - top) % 32u);
+    }
+    let mask = ((1u << BITS) - 1u) << top;
+    return bitcast<vec4<f32>>((moved & vec4(mask)) | vec4(0x3f800000u));
+}
+
+// The queries of a tile in the block that begins at a word: times the steps of the keys, and in `partial` times their
+// bases. Others see them after a barrier.
 fn fold(lid: u32, block: u32, sink: bool) {
     let padded = row_words() * (32u / BITS);
-    for (var i = lid; i < padded * QUADS; i += 256u) {
+    for (var i = lid; i < padded * QUADS; i += WORKERS) {
         let c = i / QUADS;
         var scaled = vec4(0.0);
-        var zeros = vec4(0.0);
+        var bases = vec4(0.0);
         // What pads the last word counts nothing.
         if c < p.d {
             let query = query_of(i % QUADS, c, sink);
-            let key = parameters(block + key_parameters(), c);
+            let key = lifted_parameters(parameters(block + key_parameters(), c));
             scaled = query * key.x;
-            zeros = query * key.y;
+            bases = query * key.y;
         }
         queries[query_at(c) + i % QUADS] = scaled;
         if c < p.d {
-            partial[i] = zeros;
+            partial[i] = bases;
         }
     }
 }
 
-// Sums of an eighth of the zeros.
+// Sums of an eighth of the bases.
 fn add_shifts(lid: u32) {
     if lid < 8u * QUADS {
         var sum = vec4(0.0);
@@ -84,31 +102,55 @@ fn add_shifts(lid: u32) {
     }
 }
 
-// Adds the codes of a word of a key, for channels from c on.
-fn add_codes(bits: u32, c: u32) {
-    let first = query_at(c);
+// Adds a word of codes of each of the team's keys; queries from `at` on.
+fn add_codes(words: vec4<u32>, at: u32) {
     for (var i = 0u; i < 32u / BITS; i++) {
-        add_score(first + i * QUADS, f32(extractBits(bits, i * BITS, BITS)));
+        add_score(at + i * QUADS, lifted(words, i * BITS));
     }
 }
 
-fn score_codes(lid: u32, row: u32) {
+// Scores of the team's keys, whose codes begin at these words.
+fn score_codes(lid: u32, at: vec4<u32>) {
     for (var unit = lid % LANES; unit < row_words() / UNIT; unit += LANES) {
-        let c = unit * UNIT * (32u / BITS);
+        let first = query_at(unit * UNIT * (32u / BITS));
 //!if VEC
-        let four = codes[row / 4u + unit];
+        var four: array<vec4<u32>, 4>;
+        for (var j = 0u; j < EACH; j++) {
+            four[j] = codes[at[j] / 4u + unit];
+        }
         for (var i = 0u; i < 4u; i++) {
-            add_codes(four[i], c + i * (32u / BITS));
+            add_codes(vec4(four[0][i], four[1][i], four[2][i], four[3][i]), first + i * (32u / BITS) * QUADS);
         }
 //!else
-        add_codes(codes[row + unit], c);
+        var one = vec4(0u);
+        for (var j = 0u; j < EACH; j++) {
+            one[j] = codes[at[j] + unit];
+        }
+        add_codes(one, first);
 //!endif
+    }
+}
+
+// Scores of the team's keys, which begin at these elements of the ring.
+fn score_ring(lid: u32, at: vec4<u32>) {
+    for (var c = lid % LANES; c < p.d; c += LANES) {
+        var x = vec4(0.0);
+        for (var j = 0u; j < EACH; j++) {
+            x[j] = ring[at[j] + c];
+        }
+        add_score(query_at(c), x);
     }
 }
 
 // Element of a key of the ring; its value lies g * d further on.
 fn ring_place(sequence: u32, key: u32) -> u32 {
     return ((sequence * p.ring + key % p.ring) * 2u * p.g + work.kv) * p.d;
+}
+
+// As lifted, for the four lowest codes of a word.
+fn four_codes(bits: u32) -> vec4<f32> {
+    let all = vec4(bits);
+    return vec4(lifted(all, 0u).x, lifted(all, BITS).x, lifted(all, 2u * BITS).x, lifted(all, 3u * BITS).x);
 }
 
 fn add_values(lid: u32, begin_key: u32, count: u32, block: u32) {
@@ -118,7 +160,8 @@ fn add_values(lid: u32, begin_key: u32, count: u32, block: u32) {
     }
     for (var key = lid / columns(); key < count; key += keys_apart()) {
         let t = begin_key % p.page + key;
-        let value = parameters(block + value_parameters(), t * value_groups() + c / p.page);
+        let entry = parameters(block + value_parameters(), t * value_groups() + c / p.page);
+        let value = lifted_parameters(entry);
         // Eight channels are half a word, a word or two.
         let at = block + value_codes() + t * row_words() + c * BITS / 32u;
         let low = word(at) >> (c * BITS % 32u);
@@ -129,11 +172,7 @@ fn add_values(lid: u32, begin_key: u32, count: u32, block: u32) {
                 high = word(at + 1u);
             }
         }
-        let shift = vec4(0u, 1u, 2u, 3u) * BITS;
-        let mask = vec4((1u << BITS) - 1u);
-        let a = vec4<f32>((vec4(low) >> shift) & mask);
-        let b = vec4<f32>((vec4(high) >> shift) & mask);
-        add_value(key, a * value.x + value.y, b * value.x + value.y);
+        add_value(key, four_codes(low) * value.x + value.y, four_codes(high) * value.x + value.y);
     }
 }
 
@@ -158,7 +197,7 @@ fn add_ring_values(lid: u32, sequence: u32, begin_key: u32, count: u32) {
     }
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(128)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -192,23 +231,25 @@ fn main(
                 block = (page * p.g + work.kv) * block_words();
                 fold(lid, block, run < 2u);
             } else if tile == range.x || tile == boundary {
-                for (var i = lid; i < p.d * QUADS; i += 256u) {
+                for (var i = lid; i < p.d * QUADS; i += WORKERS) {
                     queries[query_at(i / QUADS) + i % QUADS] = query_of(i % QUADS, i / QUADS, run < 2u);
                 }
             }
             workgroupBarrier();
-            score[0] = vec4(0.0);
-            score[1] = vec4(0.0);
-            let key = lid / LANES;
+            clear_scores();
             if coded {
                 add_shifts(lid);
-                if key < count {
-                    score_codes(lid, block + (tile % p.page + key) * row_words());
+            }
+            if lid / LANES < count {
+                var at = vec4(0u);
+                for (var j = 0u; j < EACH; j++) {
+                    let key = tile + key_of(lid, j, count);
+                    at[j] = select(ring_place(sequence, key), block + key % p.page * row_words(), coded);
                 }
-            } else if key < count {
-                let at = ring_place(sequence, tile + key);
-                for (var c = lid % LANES; c < p.d; c += LANES) {
-                    add_score(query_at(c), ring[at + c]);
+                if coded {
+                    score_codes(lid, at);
+                } else {
+                    score_ring(lid, at);
                 }
             }
 //!if SUBGROUPS

@@ -138,11 +138,20 @@ impl QuantizedAttention {
         QuantizedAttention { m, h, d, g, scale, window, sinks, page, ring, p, s: sequences, e, bits, precise, parts, prompt }
     }
 
-    /// A case of a situation; codes and ring rows that nobody sees are NaN.
-    fn case(s: &Situation, bits: u32, precise: bool) -> Case {
+    /// A case of a situation; codes and ring rows that nobody sees are NaN, but not in the gigabytes of a bench.
+    fn case(s: &Situation, bits: u32, precise: bool, size: Size) -> Case {
         let op = QuantizedAttention::of(s, bits, precise);
         let (block, shape) = (op.block(), &s.shape);
         let label = format!("{}, {bits} bits{}", s.label, if precise { ", precise" } else { "" });
+        if size == Size::Bench {
+            let rows = s.spans.iter().flat_map(|&[sequence, first, last]| {
+                [sequence, first, last, QuantizedAttention::boundary(s, last)].map(f64::from)
+            });
+            let case = Case::new(label, op).fill("rows", Fill::Values(rows.collect()));
+            // Scales and zeros of 1/16 in f16, and any codes.
+            let codes = Fill::Constant(f64::from(0x2C00_2C00));
+            return case.fill("table", Fill::Values(s.table())).fill("codes", codes);
+        }
         let mut random = Random::new(u64::from(bits));
         let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
         let nan = if precise { 0x7FC0_0000 } else { 0x7E00_7E00 };
@@ -264,7 +273,7 @@ impl Kernel for QuantizedAttention {
         };
         let situations = situations(size);
         let cases = situations.iter().enumerate().flat_map(|(i, s)| {
-            formats(i).into_iter().map(move |(bits, precise)| QuantizedAttention::case(s, bits, precise))
+            formats(i).into_iter().map(move |(bits, precise)| QuantizedAttention::case(s, bits, precise, size))
         });
         cases.collect()
     }

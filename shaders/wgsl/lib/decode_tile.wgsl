@@ -2,11 +2,10 @@
 // query row and one key-value head, and up to 4 * QUADS of the query heads that share it, so that keys and values
 // are read once. It goes over tiles of at most TILE keys:
 //
-// - scores: a team of LANES = 256 / TILE invocations shares a key, each with some of its elements; queries lie in
-//   workgroup memory, four heads side by side;
+// - scores: a team of four invocations (LANES) shares TILE / 32 keys, each with some of their elements, so that an
+//   element of a query is fetched once for all of them; queries lie in workgroup memory, four heads side by side;
 // - the running maximum and the weights, four heads side by side as well;
-// - values: an invocation sums eight elements of all heads over every 256 / columns-th key, a column being eight
-//   elements.
+// - values: an invocation sums eight elements, a column, of all heads over a part of the keys.
 //
 // The file that includes this declares p (m, h, d, g, scale, window, sinks, page, e, parts), q, qs, o and lse.
 //!include "visible_keys"
@@ -14,18 +13,23 @@
 
 // Four query heads are a quad; 1 or 2.
 override QUADS: u32 = 1u;
+// Keys of a tile, and of those a team's: TILE / 32, which is 1, 2 or 4.
 override TILE: u32 = 64u;
+override EACH: u32 = 2u;
 // Places of queries, four heads each. A run of SPREAD elements has one more place, which spreads what the
 // invocations of a team read over the banks.
 override QUERY: u32 = 256u;
 override SPREAD: u32 = 4096u;
 
 const NOTHING = -1e30;
+// Invocations and teams of a workgroup.
+const WORKERS = 128u;
+const TEAMS = 32u;
 
 var<workgroup> queries: array<vec4<f32>, QUERY>;
 // By key and quad.
 var<workgroup> weights: array<vec4<f32>, 256>;
-var<workgroup> peaks: array<vec4<f32>, 128>;
+var<workgroup> peaks: array<vec4<f32>, 64>;
 // Added to the scores of a tile: the sum of eight.
 var<workgroup> shifts: array<vec4<f32>, 16>;
 
@@ -39,11 +43,12 @@ struct Work {
 }
 
 var<private> work: Work;
-// By quad: sums of eight elements, the highest score, and a team's own sum of weights.
+// By quad: sums of eight elements, the highest score, and the sum of a team's own weights.
 var<private> sums: array<vec4<f32>, 16>;
 var<private> highest: array<vec4<f32>, 2>;
 var<private> total: array<vec4<f32>, 2>;
-var<private> score: array<vec4<f32>, 2>;
+// By key of the team and quad.
+var<private> score: array<vec4<f32>, 8>;
 
 fn blocks() -> u32 {
     return (p.h / p.g + 4u * QUADS - 1u) / (4u * QUADS);
@@ -108,10 +113,24 @@ fn query_at(c: u32) -> u32 {
     return (c + c / SPREAD) * QUADS;
 }
 
-// Adds an element of a key to its scores.
-fn add_score(at: u32, x: f32) {
+fn clear_scores() {
+    for (var i = 0u; i < 8u; i++) {
+        score[i] = vec4(0.0);
+    }
+}
+
+// The team's j-th key, or the last of the tile where there are fewer.
+fn key_of(lid: u32, j: u32, count: u32) -> u32 {
+    return min(lid / LANES + TEAMS * j, count - 1u);
+}
+
+// Adds an element of the team's keys to their scores.
+fn add_score(at: u32, x: vec4<f32>) {
     for (var quad = 0u; quad < QUADS; quad++) {
-        score[quad] += x * queries[at + quad];
+        let query = queries[at + quad];
+        for (var j = 0u; j < EACH; j++) {
+            score[j * QUADS + quad] += x[j] * query;
+        }
     }
 }
 
@@ -124,16 +143,19 @@ fn weigh(lid: u32, count: u32, shifted: bool) {
     let size = 1u;
 //!endif
     let leader = lid % LANES == 0u;
-    let key = lid / LANES;
-    let seen = key < count;
-    var own: array<vec4<f32>, 2>;
-    for (var quad = 0u; quad < QUADS; quad++) {
-        own[quad] = team_sum(lid, size, score[quad]);
+    let team = lid / LANES;
+    for (var i = 0u; i < EACH * QUADS; i++) {
+        score[i] = team_sum(lid, size, score[i]);
     }
 //!if SUBGROUPS
-    let many = 256u / size;
+    let many = WORKERS / size;
     for (var quad = 0u; quad < QUADS; quad++) {
-        let peak = subgroupMax(select(vec4(NOTHING), own[quad], leader && seen));
+        var peak = vec4(NOTHING);
+        for (var j = 0u; j < EACH; j++) {
+            let seen = leader && team + TEAMS * j < count;
+            peak = max(peak, select(vec4(NOTHING), score[j * QUADS + quad], seen));
+        }
+        peak = subgroupMax(peak);
         if lid % size == 0u {
             peaks[subgroup * QUADS + quad] = peak;
         }
@@ -142,8 +164,8 @@ fn weigh(lid: u32, count: u32, shifted: bool) {
     // Sixteen invocations look at a sixteenth of the keys each.
     let many = 16u;
     if leader {
-        for (var quad = 0u; quad < QUADS; quad++) {
-            weights[key * QUADS + quad] = own[quad];
+        for (var i = 0u; i < EACH * QUADS; i++) {
+            weights[team * QUADS + i / QUADS * TEAMS * QUADS + i % QUADS] = score[i];
         }
     }
     workgroupBarrier();
@@ -176,10 +198,13 @@ fn weigh(lid: u32, count: u32, shifted: bool) {
             }
             highest[quad] = fresh;
         }
-        if leader && seen {
-            let weight = exp(own[quad] + shift - fresh);
-            total[quad] += weight;
-            weights[key * QUADS + quad] = weight;
+        for (var j = 0u; j < EACH; j++) {
+            let key = team + TEAMS * j;
+            if leader && key < count {
+                let weight = exp(score[j * QUADS + quad] + shift - fresh);
+                total[quad] += weight;
+                weights[key * QUADS + quad] = weight;
+            }
         }
     }
     workgroupBarrier();
@@ -208,7 +233,7 @@ fn columns() -> u32 {
 }
 
 fn keys_apart() -> u32 {
-    return 256u / columns();
+    return WORKERS / columns();
 }
 
 // Joins what the invocations summed and writes o and lse.
@@ -222,8 +247,8 @@ fn finish(lid: u32) {
     workgroupBarrier();
     for (var quad = 0u; quad < QUADS; quad++) {
         var all = vec4(0.0);
-        for (var key = 0u; key < TILE; key++) {
-            all += weights[key * QUADS + quad];
+        for (var team = 0u; team < TEAMS; team++) {
+            all += weights[team * QUADS + quad];
         }
         let factor = select(vec4(0.0), 1.0 / max(all, vec4(1e-30)), all > vec4(0.0));
         let first = work.heads.x + 4u * quad;

@@ -1,4 +1,4 @@
-// Sums over teams: LANES invocations, a power of two, of a workgroup of 256. The order is fixed (a tree).
+// Sums over teams: LANES invocations, a power of two, of a workgroup of up to 256. The order is fixed (a tree).
 // FLOAT: sums are f32, else i32. SUBGROUPS: subgroups of any size add first, and workgroup memory sees what
 // they leave; lid is then subgroup_id * subgroup_size + subgroup_invocation_id, which puts a team's
 // invocations side by side however the device numbers them.

@@ -8,16 +8,16 @@ use crate::op::{Launch, Needs, Wgsl};
 use crate::ops::paged_attention::PagedAttention;
 use crate::ops::quantized_attention::QuantizedAttention;
 
-/// Invocations of a workgroup.
-const WORKGROUP: usize = 256;
+/// Invocations that share a key, of the 128 of a workgroup.
+const LANES: usize = 4;
 
 /// Tiles of 16 rows of queries.
 fn prompt_launch(shape: &Shape) -> Launch {
     Launch::groups(shape.g * (shape.m * shape.shared()).div_ceil(16)).with("DEPTHS", shape.d.div_ceil(32))
 }
 
-/// Workgroups of a decode, over tiles of `tile` keys, with queries of `elements` of which a team's invocation takes
-/// `spread` at a time.
+/// Workgroups of a decode, over tiles of `tile` keys, with queries of `elements` of which an invocation takes `spread`
+/// at a time.
 fn decode_launch(shape: &Shape, tile: usize, elements: usize, spread: usize) -> Launch {
     // Eight heads side by side leave room in 16 KiB for queries of 128 elements.
     let quads = if shape.shared() > 4 && shape.d <= 128 { 2 } else { 1 };
@@ -25,7 +25,7 @@ fn decode_launch(shape: &Shape, tile: usize, elements: usize, spread: usize) -> 
     // Neighbours are apart already where an invocation takes one or two elements.
     let spread = if spread < 4 { elements } else { spread };
     let launch = Launch::groups(shape.parts * shape.m * shape.g * blocks);
-    let launch = launch.with("QUADS", quads).with("TILE", tile).with("LANES", WORKGROUP / tile);
+    let launch = launch.with("QUADS", quads).with("TILE", tile).with("EACH", tile * LANES / 128).with("LANES", LANES);
     launch.with("QUERY", (elements + elements / spread) * quads).with("SPREAD", spread)
 }
 
@@ -83,9 +83,9 @@ pub(crate) fn with_block(launch: Launch, block: &Block) -> Launch {
     launch.with("BITS", block.bits).with("PRECISE", usize::from(block.precise))
 }
 
-/// Do keys fill loads of 16 bytes, and a tile of them the workgroup?
+/// Do keys fill loads of 16 bytes, and these the invocations that share a key?
 fn wide(block: &Block) -> bool {
-    block.row_words().is_multiple_of(4) && block.row_words() / 4 * block.page >= WORKGROUP
+    block.row_words().is_multiple_of(4) && block.row_words() / 4 >= LANES
 }
 
 macro_rules! quantized_decode {
@@ -121,3 +121,28 @@ pub(crate) const QUANTIZED: &[Wgsl<QuantizedAttention>] = &[
     quantized_decode!("decode.v", 1, 0),
     quantized_decode!("decode", 0, 0),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::attention::Mask;
+
+    #[test]
+    fn queries_of_a_decode_leave_room_for_the_rest_of_16_kib() {
+        for (d, shared) in (2..=256).step_by(2).flat_map(|d| [1, 4, 5, 9].map(|shared| (d, shared))) {
+            let (m, page, e) = (1, 32, 1);
+            let mask = Mask::WHOLE;
+            let shape = Shape { m, h: shared, d, g: 1, scale: 1.0, mask, page, e, parts: 1, prompt: false };
+            let of = |elements, spread| {
+                let launch = decode_launch(&shape, page, elements, spread);
+                launch.overrides.iter().find(|(name, _)| *name == "QUERY").map_or(f64::MAX, |(_, n)| *n)
+            };
+            assert!([1, 2, 4, 8].iter().all(|&spread| of(d, spread) <= 320.0), "{d} elements, {shared} heads");
+            for (bits, words) in [2, 4, 8].into_iter().flat_map(|bits| [(bits, 1), (bits, 4)]) {
+                let block = Block { page, d, bits, precise: true };
+                let elements = block.row_words() * 32 / bits;
+                assert!(of(elements, words * 32 / bits) <= 320.0, "{block:?}, {shared} heads");
+            }
+        }
+    }
+}
