@@ -3,10 +3,10 @@
 // several turns ahead.
 //
 // Codes are small whole numbers, which f16 holds exactly: masked out of their word they are, as they stand, f16
-// below 2^-14 with the value code * 2^-24, so unpacking is a shift and an `and` for two codes. The other factor is f32
-// cut into two f16 (22 bits), which fill the 16 rows that mma16 has for 8 heads: row g takes the upper parts of
-// head g, row g + 8 the lower ones, and both sums are added at the end. To keep clear of f16's bounds it is brought
-// up to 2^14 by a power of two.
+// below 2^-14 with the value code * 2^-24 (subnormal numbers, which tensor cores take as they are), so unpacking is an
+// `and` for two codes. The other factor is f32 cut into two f16 (22 bits), which fill the 16 rows that mma16 has for
+// 8 heads: row g takes the upper parts of head g, row g + 8 the lower ones, and both sums are added at the end. To keep
+// clear of f16's bounds it is brought up by a power of two.
 //
 // Scores: sum_c q_c (code_c scale_c + zero_c) = sum_c (q_c scale_c) code_c + sum_c q_c zero_c, both factors once a
 // page. Values: sum_t w_t (code_tc scale_t + zero_t) = sum_t (w_t scale_t) code_tc + sum_t w_t zero_t for the groups of
@@ -85,12 +85,18 @@ struct CodeStage {
         u32 entry = block.precise ? 2 : 1;
         const u32* keys = from + token * ROW;
         const u32* values = from + block.values + token * ROW;
+        // Chunks of 16 bytes: a lane has one column and every so many rows.
+        u32 column = lane % (ROW / 4) * 4;
+        u32 row = lane / (ROW / 4);
+        const u32 STEP = WARP / (ROW / 4);
+        keys += row * ROW + column;
+        values += row * ROW + column;
+        u32* to_keys = stage + row * ROW + column;
+        u32* to_values = stage + VALUES + row * VALUE_ROW + column;
 #pragma unroll
-        for (u32 i = 0; i < CODE_TOKENS * ROW / 4; i += WARP) {
-            u32 c = i + lane;
-            copy_async16(stage + 4 * c, keys + 4 * c, true);
-            u32 row = c / (ROW / 4);
-            copy_async16(stage + VALUES + row * VALUE_ROW + c % (ROW / 4) * 4, values + 4 * c, true);
+        for (u32 i = 0; i < CODE_TOKENS; i += STEP) {
+            copy_async16(to_keys + i * ROW, keys + i * ROW, true);
+            copy_async16(to_values + i * VALUE_ROW, values + i * ROW, true);
         }
         if (first) {
             for (u32 c = lane; c < D * entry / 4; c += WARP) {
@@ -112,16 +118,17 @@ struct CodeWarp {
     static const u32 PAIRS = D / 8;             // Of channels that a lane has of a token.
     static const u32 IN_WORD = 32 / BITS;
     static const u32 WORDS = Stage::ROW / 4;    // Of a lane.
+    static const u32 IN_BYTE = 8 / BITS;
     static const u32 MASK = BITS == 8 ? 0x00ff00ffu : BITS == 4 ? 0x000f000fu : 0x00030003u;
     u32 lane, four;
     uint4* folded;                              // Queries times scales: left factors of mma16, one of each lane side by side.
-    float unit, offset;                         // What a sum of products counts, and the queries times zeros.
+    float up, offset;                           // The factor of what is folded, and the queries times zeros.
     float most, sum, zeros[D / 32], out[D / 8][4];
     u32 lift;                                   // Exponent of the largest scale of values so far.
 
     // `folded`: CODE_FOLDED words of shared memory for each element of a head.
     __device__ __forceinline__ CodeWarp(u32* folded)
-        : lane(threadIdx.x % WARP), four(threadIdx.x % 4), folded((uint4*)folded + threadIdx.x % WARP), unit(0.0f),
+        : lane(threadIdx.x % WARP), four(threadIdx.x % 4), folded((uint4*)folded + threadIdx.x % WARP), up(1.0f),
           offset(0.0f), most(NOTHING), sum(0.0f), lift(30) {
 #pragma unroll
         for (u32 i = 0; i < D / 32; i++) {
@@ -136,6 +143,16 @@ struct CodeWarp {
     // Word j of the lane in a row of codes: lanes take 16 bytes next to each other.
     __device__ __forceinline__ u32 word(u32 j) const {
         return WORDS <= 4 ? four * WORDS + j : (j / 4 * 4 + four) * 4 + j % 4;
+    }
+
+    // Codes number i of both halves of a word as a pair. They are masked out where they stand in their bytes, which
+    // makes them larger by `larger(i)`.
+    static __device__ __forceinline__ u32 pair_of(u32 word, u32 i) {
+        return word >> (i / IN_BYTE * 8) & MASK << (i % IN_BYTE * BITS);
+    }
+
+    static __device__ __forceinline__ float larger(u32 i) {
+        return (float)(1u << (i % IN_BYTE * BITS));
     }
 
     // Four queries times scales, and their sum of products with zeros.
@@ -164,39 +181,55 @@ struct CodeWarp {
         return q.x * of[0].y + q.y * of[1].y + (q.z * of[2].y + q.w * of[3].y);
     }
 
-    // Folds a page's scales and zeros of keys into the row's query.
+    // Folds a page's scales and zeros of keys into the row's query. The factor that keeps clear of f16's bounds is
+    // that of the last page, if it still does.
     __device__ __forceinline__ void fold(const KvBlock& block, const u32* stage, const float* query) {
-        const u32* parameters = stage + Stage::KEY_PARAMETERS;
+        bool again = true;
+#pragma unroll 1
+        while (again) {
+            float high = reduce_four<Max>(fold_with(block, stage + Stage::KEY_PARAMETERS, query));
+            float largest = high * up;
+            bool amiss = largest > 32768.0f || (largest < 256.0f && high > power(30));
+            up = amiss ? power(266 - exponent(high)) : up;  // To 2^12.
+            again = __any_sync(FULL_MASK, amiss);
+        }
+        offset = reduce_four<Sum>(offset);
+    }
+
+    // The largest of this lane's queries times scales.
+    __device__ __forceinline__ float fold_with(const KvBlock& block, const u32* parameters, const float* query) {
         u32 entry = block.precise ? 2 : 1;
         float high = 0.0f;
         offset = 0.0f;
 #pragma unroll 1
-        for (u32 i = 0; i < WORDS * IN_WORD; i += 4) {
-            u32 c = word(i / IN_WORD) * IN_WORD + i % IN_WORD;
-            float x[4];
-            offset += scale4(block, parameters + c * entry, query + c, x);
-            high = fmaxf(fmaxf(high, fmaxf(fabsf(x[0]), fabsf(x[1]))), fmaxf(fabsf(x[2]), fabsf(x[3])));
-        }
-        offset = reduce_four<Sum>(offset);
-        u32 biased = exponent(reduce_four<Max>(high));
-        float up = power(268 - biased);
-        unit = power(biased + 10);  // 2^24 / up
-#pragma unroll 1
         for (u32 j = 0; j < WORDS; j++) {
             u32 c = word(j) * IN_WORD;
-            float x[IN_WORD];
+            const u32 HALF = IN_WORD / 2;
+            const u32 SOME = HALF < 4 ? HALF : 4;  // Codes of either half at a time.
 #pragma unroll
-            for (u32 i = 0; i < IN_WORD; i += 4) {
-                scale4(block, parameters + (c + i) * entry, query + c + i, x + i);
-            }
+            for (u32 first = 0; first < HALF; first += SOME) {
+                float x[8];
+                offset += scale4(block, parameters + (c + first) * entry, query + c + first, x);
+                if constexpr (HALF >= 4) {
+                    u32 other = c + first + HALF;
+                    offset += scale4(block, parameters + other * entry, query + other, x + 4);
+                }
 #pragma unroll
-            for (u32 i = 0; i < IN_WORD / 2; i += 2) {
-                u32 a[4];
-                split_f16(x[i] * up, x[i + IN_WORD / 2] * up, a[0], a[1]);
-                split_f16(x[i + 1] * up, x[i + 1 + IN_WORD / 2] * up, a[2], a[3]);
-                folded[(j * IN_WORD / 2 + i) / 2 * WARP] = make_uint4(a[0], a[1], a[2], a[3]);
+                for (u32 i = 0; i < 2 * SOME; i++) {
+                    high = fmaxf(high, fabsf(x[i]));
+                }
+#pragma unroll
+                for (u32 i = 0; i < SOME; i += 2) {
+                    float by = up / larger(first + i);
+                    float next = up / larger(first + i + 1);
+                    u32 a[4];
+                    split_f16(x[i] * by, x[i + SOME] * by, a[0], a[1]);
+                    split_f16(x[i + 1] * next, x[i + 1 + SOME] * next, a[2], a[3]);
+                    folded[(j * HALF + first + i) / 2 * WARP] = make_uint4(a[0], a[1], a[2], a[3]);
+                }
             }
         }
+        return high;
     }
 
     // Takes in the tokens of a stage, of which `first` .. `end`-1 are seen.
@@ -204,29 +237,33 @@ struct CodeWarp {
         float s[CODE_TOKENS / 8][4];
         scores(stage, s);
         const u32* parameters = stage + Stage::value_parameters(block);
+        bool whole = first == 0 && end == CODE_TOKENS;
+        float unit = 16777216.0f / up;
         float high = most;
 #pragma unroll
         for (u32 n = 0; n < CODE_TOKENS / 8; n++) {
 #pragma unroll
             for (u32 i = 0; i < 2; i++) {
-                u32 token = 8 * n + 2 * four + i;
-                bool seen = token - first < end - first;
-                s[n][i] = seen ? (s[n][i] + s[n][i + 2]) * unit + offset : NEGATIVE_INFINITY;
+                s[n][i] = (s[n][i] + s[n][i + 2]) * unit + offset;
+                if (!whole) {
+                    u32 token = 8 * n + 2 * four + i;
+                    s[n][i] = token - first < end - first ? s[n][i] : NEGATIVE_INFINITY;
+                }
                 high = fmaxf(high, s[n][i]);
             }
         }
         high = reduce_four<Max>(high);
-        float widest = 0.0f;
+        float widest = 0.0f;  // Of this lane's token.
+#pragma unroll 1
         for (u32 group = 0; group < block.groups; group++) {
-            float scale = block.parameter(parameters, lane * block.groups + group).x;
-            widest = fmaxf(widest, lane - first < end - first ? fabsf(scale) : 0.0f);
+            widest = fmaxf(widest, fabsf(block.parameter(parameters, lane * block.groups + group).x));
         }
-        u32 biased = exponent(warp_reduce<Max>(widest));
-        biased = biased > lift ? biased : lift;
-        bool higher = high > most || biased > lift;
+        widest = lane - first < end - first ? widest : 0.0f;
+        bool higher = high > most || widest >= power(lift + 1);
         bool rises = __any_sync(FULL_MASK, higher);
         if (rises) {  // After the first tokens maxima seldom rise.
-            rise(high, biased);
+            u32 biased = exponent(warp_reduce<Max>(widest));
+            rise(high, biased > lift ? biased : lift);
         }
 #pragma unroll
         for (u32 n = 0; n < CODE_TOKENS / 8; n++) {
@@ -236,7 +273,7 @@ struct CodeWarp {
                 sum += s[n][i];
             }
         }
-        weigh(block, stage, parameters, s);
+        weigh(block, stage, parameters, s, whole);
     }
 
     __device__ __forceinline__ void rise(float high, u32 biased) {
@@ -281,7 +318,7 @@ struct CodeWarp {
 #pragma unroll
                     for (u32 i = 0; i < 2; i++) {
                         u32 j = (pair + i) / (IN_WORD / 2);
-                        b[i] = words[n][j] >> ((pair + i) % (IN_WORD / 2) * BITS) & MASK;
+                        b[i] = pair_of(words[n][j], (pair + i) % (IN_WORD / 2));
                     }
                     mma16<f16>(s[n], a, b);
                 }
@@ -314,12 +351,12 @@ struct CodeWarp {
         if constexpr (BITS == 8) {
             u32 x = low[unit];
             u32 y = high[unit];
-            u32 even = __byte_perm(x, y, 0x5410);
-            u32 odd = __byte_perm(x, y, 0x7632);
-            pairs[0] = even & MASK;
-            pairs[1] = even >> 8 & MASK;
-            pairs[2] = odd & MASK;
-            pairs[3] = odd >> 8 & MASK;
+            u32 first = __byte_perm(x, y, 0x5410);
+            u32 last = __byte_perm(x, y, 0x7632);
+            pairs[0] = pair_of(first, 0);
+            pairs[1] = pair_of(first, 1);
+            pairs[2] = pair_of(last, 0);
+            pairs[3] = pair_of(last, 1);
         } else {
             u32 both;
             if constexpr (BITS == 4) {
@@ -329,29 +366,52 @@ struct CodeWarp {
             }
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                pairs[i] = both >> (i * BITS) & MASK;
+                pairs[i] = pair_of(both, i);
+            }
+        }
+    }
+
+    // The parameters of a group of this lane's tokens; those of tokens that are not seen may be anything.
+    __device__ __forceinline__ void load_parameters(
+        const KvBlock& block, const u32* parameters, u32 group, float2 (&of)[CODE_TOKENS / 4]) const {
+        u32 at = 2 * four * block.groups + group;
+        if (block.precise) {
+#pragma unroll
+            for (u32 i = 0; i < CODE_TOKENS / 4; i++) {
+                u32 entry = at + (i / 2 * 8 + i % 2) * block.groups;
+                of[i] = *(const float2*)(parameters + 2 * entry);
+            }
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < CODE_TOKENS / 4; i++) {
+                unpack(parameters[at + (i / 2 * 8 + i % 2) * block.groups], f16{}, of[i].x, of[i].y);
             }
         }
     }
 
     // out += weights times values. Column g of tile i of 32 channels is channel 4 g + i.
     __device__ __forceinline__ void weigh(
-        const KvBlock& block, const u32* stage, const u32* parameters, const float (&s)[CODE_TOKENS / 8][4]) {
+        const KvBlock& block, const u32* stage, const u32* parameters, const float (&s)[CODE_TOKENS / 8][4], bool whole) {
         u32 a[CODE_TOKENS / 16][4];
-        float up = power(268 - lift);
+        float scale_up = power(268 - lift);
 #pragma unroll
         for (u32 j = 0; j < D / 32; j++) {
             if ((j * 32 & (block.page - 1)) == 0) {
-                u32 group = j * 32 / block.page;
+                float2 of[CODE_TOKENS / 4];
+                load_parameters(block, parameters, j * 32 / block.page, of);
+                if (!whole) {
+#pragma unroll
+                    for (u32 i = 0; i < CODE_TOKENS / 4; i++) {
+                        of[i] = s[i / 2][i % 2] > 0.0f ? of[i] : make_float2(0.0f, 0.0f);
+                    }
+                }
 #pragma unroll
                 for (u32 n = 0; n < CODE_TOKENS / 8; n++) {
                     float w[2];
 #pragma unroll
                     for (u32 i = 0; i < 2; i++) {
-                        float2 of = block.parameter(parameters, (8 * n + 2 * four + i) * block.groups + group);
-                        bool any = s[n][i] > 0.0f;
-                        w[i] = any ? s[n][i] * of.x * up : 0.0f;
-                        zeros[j] += any ? s[n][i] * of.y : 0.0f;
+                        w[i] = s[n][i] * (of[2 * n + i].x * scale_up);
+                        zeros[j] += s[n][i] * of[2 * n + i].y;
                     }
                     split_f16(w[0], w[1], a[n / 2][n % 2 * 2], a[n / 2][n % 2 * 2 + 1]);
                 }
@@ -383,7 +443,7 @@ struct CodeWarp {
             for (u32 i = 0; i < 8; i++) {
                 u32 c = j * 32 + (2 * four + i / 4) * 4 + i % 4;
                 const float* x = out[4 * j + i % 4] + i / 4;
-                row[c] = (x[0] + x[2]) * lower_unit + zero;
+                row[c] = (x[0] + x[2]) * (lower_unit / larger(i % 4)) + zero;
             }
         }
         if (four == 0) {

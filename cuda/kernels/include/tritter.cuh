@@ -118,7 +118,13 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 }
 
 __device__ __forceinline__ u32 pack_f16(float low, float high) {
+#ifdef __CUDA_ARCH__
+    u32 y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+#else
     return (u32)to_f16(low).bits | (u32)to_f16(high).bits << 16;
+#endif
 }
 
 // ---- approximate functions -----------------------------------------------------------
