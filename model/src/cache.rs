@@ -140,6 +140,17 @@ pub struct CacheShape {
     pub sinks: u32,
 }
 
+/// Bytes of a cache by what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheBytes {
+    /// Codes of integers, padding included.
+    pub codes: u64,
+    /// Scales and zeros of groups of codes.
+    pub parameters: u64,
+    /// Whole rows: all tokens, or beside integers the newest.
+    pub rows: u64,
+}
+
 /// Keys and values of all layers.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -180,6 +191,16 @@ impl Cache {
     /// Bytes on a device, without the block table.
     pub fn bytes(&self) -> u64 {
         self.tensors().map(|t| t.spec().bytes()).sum()
+    }
+
+    /// The same by what they hold, heads having `d` channels.
+    pub fn parts(&self, d: usize) -> CacheBytes {
+        let sum = |tensors: &[Tensor]| tensors.iter().map(|t| t.spec().bytes()).sum::<u64>();
+        let all = sum(&self.codes);
+        let sections = self.shape.format.block(d).map_or([0; 5], |block| block.sections());
+        let parameters = (sections[2] - sections[1] + sections[4] - sections[3]) as u64;
+        let parameters = if all == 0 { 0 } else { all / sections[4] as u64 * parameters };
+        CacheBytes { codes: all - parameters, parameters, rows: sum(&self.rows) }
     }
 
     /// Bytes of one token in the pool.

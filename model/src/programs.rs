@@ -239,6 +239,11 @@ pub(crate) struct Ready {
 }
 
 impl Recorded {
+    /// Where its logits go.
+    pub(crate) fn logits(&self) -> &Tensor {
+        &self.drawn.logits
+    }
+
     pub(crate) fn compile(self, device: &Device, arena: &Arena) -> Result<Ready> {
         for tensor in self.graph.tensors() {
             device.allocate(tensor)?;

@@ -7,7 +7,7 @@
 //! A run that went too far (past an end, along a wrong draft) is taken back by [`Session::rewind`]: keys
 //! beyond a position are never read, so nothing else is to be undone.
 
-use crate::cache::{Cache, CacheFormat};
+use crate::cache::{Cache, CacheBytes, CacheFormat};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host_sampling::Sampling;
@@ -83,9 +83,24 @@ impl SessionPlan {
         self.model.bytes()
     }
 
+    /// What it has room for.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// Bytes of the cache.
     pub fn cache(&self) -> u64 {
         self.cache.bytes()
+    }
+
+    /// The same by what they hold.
+    pub fn cache_parts(&self) -> CacheBytes {
+        self.cache.parts(self.model.config.head_dim)
+    }
+
+    /// Bytes of logits, which are among the [small](SessionPlan::small).
+    pub fn logits(&self) -> u64 {
+        self.programs.steps.iter().map(|step| step.logits().spec().bytes()).sum()
     }
 
     /// Bytes of activations.

@@ -48,14 +48,14 @@ pub fn safe(total: u64, reserve: u64) -> u64 {
 
 /// Bytes that a run may take beside its plan, stated before it starts.
 ///
-/// * CPU: the executable's own data, tokenizer and recorded programs; for each thread its stack and its tiles
-///   of products and attention.
+/// * CPU: recorded programs and buffers of the process; for each thread its stack, its tiles of products and
+///   attention, and a chunk of a file that is loaded.
 /// * wgpu: pipelines, writes that wait to be submitted (64 MiB) and their staging, and a block of device
 ///   memory (64 MiB) and of host memory (32 MiB) that are not full.
 /// * CUDA: modules, scratch memory of kernels and a pool that grows in blocks.
 pub fn overhead(caps: &Caps) -> u64 {
     match caps.backend {
-        "cpu" => 64 * MIB + 8 * MIB * caps.threads as u64,
+        "cpu" => 32 * MIB + 8 * MIB * caps.threads as u64,
         "wgpu" => 224 * MIB,
         _ => 256 * MIB,
     }

@@ -1,9 +1,14 @@
 //! The command line's grammar.
 
+use crate::plan::budget::DesktopName;
+use crate::plan::session::May;
+use crate::plan::training::Method;
+use crate::sizes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tritter_model::cache::CacheFormat;
 use tritter_model::config::RopeExtension;
+use tritter_model::programs::Layout;
 
 /// Train and run ternary transformers on the GPU you own.
 #[derive(Parser, Debug)]
@@ -70,9 +75,14 @@ Example:\n  tritter chat run --system \"Answer briefly.\"")]
     #[command(subcommand)]
     Bench(Bench),
     /// Say what a model takes in memory before anything is allocated
-    #[command(
-        after_help = "Examples:\n  tritter plan 7B --context 131072\n  tritter plan run --train --batch 8 --context 512"
-    )]
+    #[command(after_help = "Examples:
+  tritter plan 7B --context 128K --kv int4 --device-memory 16GiB
+  tritter plan 7B --context 128K --kv int4 --device-memory 16GiB --plot memory.svg
+  tritter plan run --train --batch 8 --context 512 --memory-limit 8GB
+  tritter plan --matrix --context 32k --kv int4
+
+The budget of a card is (memory - what the system keeps - 0.3 GB) * 0.9 - 1 GB. k and m of tokens are 1024
+and 1024²; GB are 10^9 bytes, GiB 2^30. Exit 0: it fits, 3: it does not, 1: an error.")]
     Plan(Plan),
     /// Write a model with random weights, in full size and in the layout of Hugging Face
     #[command(after_help = "Examples:
@@ -217,7 +227,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 1)]
     pub(crate) accumulate: usize,
     /// Tokens in a sequence
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value = "256", value_parser = sizes::count)]
     pub(crate) context: usize,
     /// Peak learning rate
     #[arg(long, default_value_t = 1.5e-3)]
@@ -252,6 +262,10 @@ pub(crate) struct Train {
     /// Dtype of activations and their gradients; master weights stay f32
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
+    /// Memory that weights, moments, gradients and activations may take, e.g. 12.6GB [default: what is safe on
+    /// the device]. Where that is short, micro-batches become smaller, then layers are computed again
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+    pub(crate) memory_limit: Option<u64>,
     /// Go on with the run in --out
     #[arg(long)]
     pub(crate) resume: bool,
@@ -277,7 +291,7 @@ pub(crate) struct Generate {
     #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
     pub(crate) max_tokens: usize,
     /// Positions of the cache for each text [default: prompt and --max-tokens]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = sizes::count)]
     pub(crate) context: Option<usize>,
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -298,6 +312,41 @@ pub(crate) struct Generate {
     /// measured after the text
     #[arg(long)]
     pub(crate) stats: bool,
+}
+
+/// How the cache is stored, which keys a token sees, and the memory that there is.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct CacheArgs {
+    /// Cache of keys and values: f32, f16, int8, int4 or int2
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    pub(crate) kv: CacheFormat,
+    /// Newest tokens that a token sees, itself included, e.g. 4096 or 32k [default: all]
+    #[arg(long, value_name = "N", value_parser = sizes::count)]
+    pub(crate) window: Option<usize>,
+    /// First tokens of the text that are seen whatever the window is
+    #[arg(long, value_name = "N", default_value = "0", value_parser = sizes::count)]
+    pub(crate) sinks: usize,
+    /// Where memory is short, allow a smaller type of cache, which changes results a little
+    #[arg(long)]
+    pub(crate) kv_may_shrink: bool,
+    /// Where nothing else makes it fit, let tokens see the newest N only, which changes results
+    #[arg(long, value_name = "N", value_parser = sizes::count)]
+    pub(crate) fallback_window: Option<usize>,
+    /// Memory that weights, cache and activations may take, e.g. 12.6GB [default: what is safe on the device]
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+    pub(crate) memory_limit: Option<u64>,
+}
+
+impl CacheArgs {
+    /// Room for one sequence.
+    pub(crate) fn layout(&self, capacity: usize) -> Layout {
+        Layout { window: self.window, sinks: self.sinks, ..Layout::single(capacity, self.kv) }
+    }
+
+    /// What may be given up where memory is short.
+    pub(crate) fn may(&self) -> May {
+        May { shrink: self.kv_may_shrink, window: self.fallback_window, ..May::default() }
+    }
 }
 
 /// How tokens are chosen, and when to stop.
@@ -324,9 +373,8 @@ pub(crate) struct Choice {
     /// End a text before this string; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
-    /// Cache of keys and values: f32, f16, int8, int4 or int2
-    #[arg(long, default_value = "f32", value_name = "TYPE")]
-    pub(crate) kv: CacheFormat,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
 }
@@ -342,7 +390,7 @@ pub(crate) struct Chat {
     #[arg(short = 'n', long, default_value_t = 1024, value_name = "N")]
     pub(crate) max_tokens: usize,
     /// Positions of the cache: tokens of the whole conversation [default: those of the model, up to 4096]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = sizes::count)]
     pub(crate) context: Option<usize>,
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -443,6 +491,9 @@ pub(crate) enum Bench {
         /// Dtype of activations and their gradients
         #[arg(long, value_enum, default_value_t = Precision::F32)]
         precision: Precision,
+        /// Memory that it may take, e.g. 12.6GB [default: what is safe on the device]
+        #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+        memory_limit: Option<u64>,
     },
 }
 
@@ -451,13 +502,13 @@ pub(crate) struct BenchDecode {
     /// Model folder or preset (random weights)
     pub(crate) model: String,
     /// Prompts whose prefill is timed, in tokens; 0 times none
-    #[arg(long, value_delimiter = ',', default_value = "128,512", value_name = "N,N")]
+    #[arg(long, value_delimiter = ',', default_value = "128,512", value_name = "N,N", value_parser = sizes::count)]
     pub(crate) prompt: Vec<usize>,
     /// Tokens to decode
     #[arg(short = 'n', long, default_value_t = 128, value_name = "N")]
     pub(crate) tokens: usize,
     /// Tokens of random content that are in the cache before decoding begins; nothing is fed for them
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value = "0", value_name = "N", value_parser = sizes::count)]
     pub(crate) fill: usize,
     /// Times that each is run; medians are printed
     #[arg(long, default_value_t = 5, value_name = "N")]
@@ -465,15 +516,8 @@ pub(crate) struct BenchDecode {
     /// Vocabulary of a preset
     #[arg(long)]
     pub(crate) vocab: Option<usize>,
-    /// Cache of keys and values: f32, f16, int8, int4 or int2
-    #[arg(long, default_value = "f32", value_name = "TYPE")]
-    pub(crate) kv: CacheFormat,
-    /// Keys that a token sees, itself included [default: all]
-    #[arg(long, value_name = "N")]
-    pub(crate) window: Option<usize>,
-    /// First tokens that are seen beside the window
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(crate) sinks: usize,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
 }
@@ -481,14 +525,18 @@ pub(crate) struct BenchDecode {
 #[derive(Args, Debug)]
 pub(crate) struct Plan {
     /// Model folder or preset
-    pub(crate) model: String,
-    /// Positions of the cache, or tokens in a sequence when training
-    #[arg(short, long, value_name = "N")]
+    #[arg(required_unless_present = "matrix")]
+    pub(crate) model: Option<String>,
+    /// Positions of the cache, or tokens in a sequence when training: 4096, 32k, 128K, 1m
+    #[arg(short, long, value_name = "N", value_parser = sizes::count)]
     pub(crate) context: Option<usize>,
     /// Plan training instead of inference
-    #[arg(long)]
-    pub(crate) train: bool,
-    /// Sequences in a micro-batch
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "qat", value_name = "METHOD")]
+    pub(crate) train: Option<Method>,
+    /// Rank of the adapters of lora and qlora
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub(crate) rank: usize,
+    /// Sequences in the cache, or in a micro-batch
     #[arg(long, default_value_t = 1)]
     pub(crate) batch: usize,
     /// Plan with recomputed layers
@@ -497,14 +545,25 @@ pub(crate) struct Plan {
     /// Dtype of activations in training, on a device that has kernels for it
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub(crate) precision: Precision,
-    /// Cache of keys and values: f32, f16, int8, int4 or int2
-    #[arg(long, default_value = "f32", value_name = "TYPE")]
-    pub(crate) kv: CacheFormat,
-    /// Memory that must suffice, e.g. 16GiB or 12GB: exit 1 and name what fits otherwise
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) memory: Option<String>,
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
+    /// Memory of the card, e.g. 16GiB, of which the safe part is the budget: exit 3 where the plan does not fit
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes, conflicts_with = "memory_limit")]
+    pub(crate) device_memory: Option<u64>,
+    /// What else uses the card [default: as here]
+    #[arg(long, value_enum)]
+    pub(crate) desktop: Option<DesktopName>,
+    /// Let layers that do not fit come from the system's memory in every step
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Write a picture of memory against context, SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Hold all presets, or the one named, against common cards
+    #[arg(long, conflicts_with_all = ["train", "plot", "stream", "device_memory", "memory_limit"])]
+    pub(crate) matrix: bool,
 }
 
 /// Form of `--form`.
@@ -560,8 +619,8 @@ pub(crate) struct Init {
     #[arg(long, value_enum)]
     pub(crate) scale_class: Option<ScaleClass>,
     /// Begin another file after this many bytes, e.g. 2GB [default: one file]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) shard_size: Option<String>,
+    #[arg(long, value_name = "SIZE", value_parser = sizes::bytes)]
+    pub(crate) shard_size: Option<u64>,
 }
 
 #[derive(Args, Debug)]

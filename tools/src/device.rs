@@ -5,6 +5,15 @@ use anyhow::{Result, bail};
 use tritter_runtime::open::Choice;
 use tritter_runtime::{Device, Opened, gpu};
 
+/// As [`open`], with the bytes of `--memory-limit` to plan with.
+pub(crate) fn open_within(global: &Global, limit: Option<u64>) -> Result<Device> {
+    let device = open(global)?;
+    Ok(match limit {
+        Some(bytes) => device.with_budget(bytes),
+        None => device,
+    })
+}
+
 /// Opens the device of `--device`, sets the threads, and says what was chosen and why.
 pub(crate) fn open(global: &Global) -> Result<Device> {
     if let Some(threads) = global.threads {

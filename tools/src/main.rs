@@ -3,9 +3,12 @@
 mod cli;
 mod commands;
 mod device;
+mod measure;
 mod open;
 mod output;
 mod peaks;
+mod plan;
+mod sizes;
 
 use clap::Parser;
 use std::process::ExitCode;

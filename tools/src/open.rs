@@ -2,6 +2,7 @@
 
 use crate::cli::{TableFormat, TernaryFormat, WeightArgs};
 use crate::output;
+use crate::plan::session::{self, May, Planned, Settings};
 use anyhow::{Context, Result};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -9,13 +10,13 @@ use std::sync::Arc;
 use tritter_model::generation_config::GenerationConfig;
 use tritter_model::gguf::{self, Gguf};
 use tritter_model::locate::{Located, locate};
+use tritter_model::programs::Layout;
 use tritter_model::seeded::Synthetic;
 use tritter_model::source::{FromCheckpoint, Source, Stored};
 use tritter_model::tensors::Checkpoint;
 use tritter_model::tokenizer::Tokenizer;
 use tritter_model::weights::{DenseFormat, Form, Formats, Model};
 use tritter_model::{Config, config::Family};
-use tritter_runtime::error::bytes;
 use tritter_runtime::{DType, Device};
 
 /// A model folder, GGUF file or preset, described but not loaded.
@@ -136,37 +137,35 @@ impl Opened {
         Ok(Formats { ternary, table, dense, ..Formats::PLAIN })
     }
 
-    /// Formats on a device: 1.6 bits where 2 do not fit its memory with a cache of so many positions.
-    fn formats_on(&self, device: &Device, source: &dyn Source, positions: usize) -> Result<Formats> {
-        let formats = self.formats(source)?;
-        let needed = |ternary| {
-            let formats = Formats { ternary, ..formats }.on(device);
-            let cache = self.config.kv_elements_per_token().saturating_mul(4 * positions as u64);
-            Model::with_formats(&self.config, Form::Run, formats, positions).bytes().saturating_add(cache)
-        };
-        let auto = self.formats.weights == TernaryFormat::Auto && self.config.is_ternary();
-        let (Some(memory), true) = (device.caps().memory, auto) else { return Ok(formats.on(device)) };
-        let (two, less) = (needed(DType::T2), needed(DType::T1));
-        if two <= memory || less >= two {
-            return Ok(formats.on(device));
-        }
-        let [two, less, memory] = [two, less, memory].map(bytes);
-        eprintln!("weights: 1.6 bits ({less} with the cache), because 2 bits take {two} and {memory} are free");
-        Ok(Formats { ternary: DType::T1, ..formats }.on(device))
+    /// Plans a session on a device and loads its weights; where memory is short, what is allowed is given up
+    /// ([`crate::plan::session`]), and said.
+    pub(crate) fn fit(&self, device: &Device, layout: Layout, may: May) -> Result<Planned> {
+        let source = self.source()?;
+        let formats = self.formats(&*source)?.on(device);
+        let pack = self.formats.weights == TernaryFormat::Auto && self.config.is_ternary();
+        let may = May { pack, ..may };
+        let planned = session::fit_on(&self.config, device, Settings { formats, layout }, may)?;
+        self.fill(device, &*source, &planned.model)?;
+        Ok(planned)
     }
 
     /// Loads the weights in running form; a preset gets random ones.
     pub(crate) fn load(&self, device: &Device, positions: usize) -> Result<Model> {
         let source = self.source()?;
-        let formats = self.formats_on(device, &*source, positions)?;
+        let formats = self.formats(&*source)?.on(device);
         let model = Model::with_formats(&self.config, Form::Run, formats, positions);
+        self.fill(device, &*source, &model)?;
+        Ok(model)
+    }
+
+    fn fill(&self, device: &Device, source: &dyn Source, model: &Model) -> Result<()> {
         let bar = output::progress(model.bytes(), "bytes");
-        model.load_with(device, &*source, &|done, _| {
+        model.load_with(device, source, &|done, _| {
             bar.set_position(done);
             ControlFlow::Continue(())
         })?;
         bar.finish_and_clear();
-        Ok(model)
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes to the terminal: results to standard output, everything else to standard error.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -56,26 +56,4 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Bytes of `16GiB`, `12GB`, `500MB` or a plain number, the value of `option`.
-pub(crate) fn parse_bytes(option: &str, text: &str) -> Result<u64> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor: f64 = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "kb" => 1e3,
-        "mb" => 1e6,
-        "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => f64::from(1u32 << 20),
-        "gib" => f64::from(1u32 << 30),
-        _ => bail!("{option} {text}: the unit `{unit}` is unknown; use GB or GiB"),
-    };
-    let number: f64 = number.trim().parse().map_err(|_| anyhow!("{option} {text}: `{number}` is not a number"))?;
-    let bytes = number * factor;
-    if !(1.0..1e18).contains(&bytes) {
-        bail!("{option} {text} is not an amount of memory");
-    }
-    Ok(bytes as u64)
 }

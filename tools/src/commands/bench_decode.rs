@@ -7,6 +7,7 @@
 
 use crate::cli::{BenchDecode, Global};
 use crate::device;
+use crate::measure::{Measure, MemoryReport};
 use crate::open::Opened;
 use crate::output;
 use crate::peaks;
@@ -15,8 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::time::Instant;
-use tritter_model::programs::Layout;
-use tritter_model::session::{Session, SessionPlan};
+use tritter_model::session::Session;
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
 
@@ -43,13 +43,15 @@ struct Report {
     /// Tokens in the cache before the first of them, and how it is stored.
     filled: usize,
     kv: String,
+    window: Option<usize>,
     load_seconds: f64,
     first_token_seconds: f64,
     decode_ms_median: f64,
     dispatches_per_step: usize,
     encode_and_submit_us_median: f64,
-    planned_bytes: u64,
     used_bytes: u64,
+    #[serde(flatten)]
+    memory: MemoryReport,
 }
 
 pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
@@ -63,17 +65,17 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         opened.config.vocab_size = vocab;
         opened.config.validate()?;
     }
-    let capacity = prompts.iter().copied().fold(job.fill + job.tokens, usize::max);
+    let capacity = prompts.iter().copied().fold(job.fill.saturating_add(job.tokens), usize::max);
     // Only distances count, and with a window none is longer.
-    let opened = opened.reaching(Some(job.window.map_or(capacity, |window| capacity.min(window + job.sinks))))?;
-    let device = device::open(global)?;
-    let loaded = opened.load(&device, capacity)?;
+    let reach = |window: usize| capacity.min(window.saturating_add(job.cache.sinks));
+    let opened = opened.reaching(Some(job.cache.window.map_or(capacity, reach)))?;
+    let device = device::open_within(global, job.cache.memory_limit)?;
+    let measure = Measure::begin(&device);
+    let plan = opened.fit(&device, job.cache.layout(capacity), job.cache.may())?.plan;
     let load_seconds = start.elapsed().as_secs_f64();
-    let layout = Layout { window: job.window, sinks: job.sinks, ..Layout::single(capacity, job.kv) };
-    let plan = SessionPlan::with(&loaded, layout)?;
-    let planned = plan.total();
-    let visible =
-        (job.fill as f64 + (job.tokens as f64 + 1.0) / 2.0).min((job.window.unwrap_or(capacity) + job.sinks) as f64);
+    let (planned, layout) = (plan.total(), plan.layout());
+    let visible = (job.fill as f64 + (job.tokens as f64 + 1.0) / 2.0)
+        .min((layout.window.unwrap_or(capacity) + layout.sinks) as f64);
     let bytes_per_token = plan.step_bytes(visible);
     let mut session = plan.open(&device)?;
     let mut random = Random::new(1);
@@ -81,7 +83,6 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     let ids: Vec<u32> = (0..capacity).map(|_| random.below(vocab) as u32).collect();
     prefill(&mut session, &ids[..prompts.first().copied().unwrap_or(1)])?;
     let first_token_seconds = start.elapsed().as_secs_f64();
-    let peaks = peaks::measure(&device)?;
 
     let (mut medians, mut spreads, mut longest) = (Map::new(), Map::new(), (0, 0.0));
     for &length in &prompts {
@@ -101,6 +102,10 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     };
     let rates = repeated(job.repeats, decoding)?;
     let rate = median(rates.clone());
+    let submit = submitting(&mut session, ids[0], job)?;
+    // Bandwidth is measured with memory of its own.
+    let memory = MemoryReport::of(&device, planned, &measure);
+    let peaks = peaks::measure(&device)?;
     let ternary = opened.config.parameters().ternary as f64;
     let dots = longest.1 * 2.0 * ternary / 1e12;
     let report = Report {
@@ -119,14 +124,15 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         repeats: job.repeats,
         decoded_tokens: job.tokens,
         filled: job.fill,
-        kv: job.kv.to_string(),
+        kv: layout.cache.to_string(),
+        window: layout.window,
         load_seconds,
         first_token_seconds,
         decode_ms_median: median(steps) * 1e3,
         dispatches_per_step: session.step_dispatches(),
-        encode_and_submit_us_median: submitting(&mut session, ids[0], job)? * 1e6,
-        planned_bytes: planned,
+        encode_and_submit_us_median: submit * 1e6,
         used_bytes: device.backend().memory().buffers,
+        memory,
     };
     if global.json {
         output::json(&report)?
@@ -240,12 +246,12 @@ fn text(r: &Report, dot: Option<&str>) -> String {
         text += &format!("int8 dot   {:.0} % of {peak:.2} Top/s ({})\n", 100.0 * share, dot.unwrap_or("as measured"));
     }
     text += &format!(
-        "loaded in {:.2} s, first token {:.2} s after start; a step is {} dispatches, median {:.2} ms; memory {} planned, {} in use\n",
+        "loaded in {:.2} s, first token {:.2} s after start; a step is {} dispatches, median {:.2} ms\n{}; {} in buffers\n",
         r.load_seconds,
         r.first_token_seconds,
         r.dispatches_per_step,
         r.decode_ms_median,
-        bytes(r.planned_bytes),
+        r.memory,
         bytes(r.used_bytes)
     );
     text

@@ -3,6 +3,7 @@
 use crate::cli::{Arch, Global, Precision};
 use crate::commands::bench_decode::median;
 use crate::commands::train::through_f32;
+use crate::measure::{Measure, MemoryReport};
 use crate::{device, output};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -26,6 +27,7 @@ pub(crate) struct Job {
     pub(crate) vocab: Option<usize>,
     pub(crate) arch: Arch,
     pub(crate) precision: Precision,
+    pub(crate) memory_limit: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -41,8 +43,9 @@ struct Report {
     step_seconds_median: f64,
     /// 6 operations a token and matrix weight, and causal attention forward and backward.
     model_tera_ops_per_second: f64,
-    planned_bytes: u64,
     used_bytes: u64,
+    #[serde(flatten)]
+    memory: MemoryReport,
     /// Share of a step's time by row, largest first.
     rows: Vec<(&'static str, f64)>,
 }
@@ -81,7 +84,8 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     let shape = preset(&job.preset).with_context(|| format!("there is no preset `{}`", job.preset))?;
     let config = shape.config(family(job.arch), job.vocab, None);
     config.validate()?;
-    let device = device::open(global)?;
+    let device = device::open_within(global, job.memory_limit)?;
+    let measure = Measure::begin(&device);
     let model = Model::new(&config, Form::Train, job.context);
     let precision = job.precision.into();
     let shape = Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false, precision };
@@ -124,15 +128,15 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         tokens_per_second: (job.batch * job.context) as f64 / median,
         step_seconds_median: median,
         model_tera_ops_per_second: operations(&config, job) / median / 1e12,
-        planned_bytes: planned,
         used_bytes: device.backend().memory().buffers,
+        memory: MemoryReport::of(&device, planned, &measure),
         rows,
     };
     if global.json {
         output::json(&report)?;
     } else {
         output::print(&format!(
-            "{} on {}, {} threads: {:.1} tokens/s, {:.3} Top/s ({} x {} tokens, vocabulary {}, median step {:.3} s)\nmemory: {} planned, {} in use\n",
+            "{} on {}, {} threads: {:.1} tokens/s, {:.3} Top/s ({} x {} tokens, vocabulary {}, median step {:.3} s)\n{}; {} in buffers\n",
             report.preset,
             report.device,
             report.threads,
@@ -142,7 +146,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
             report.context,
             report.vocab,
             report.step_seconds_median,
-            bytes(report.planned_bytes),
+            report.memory,
             bytes(report.used_bytes)
         ))?;
         let rows: Vec<Vec<String>> =

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use tritter_model::chat_template::Message;
 use tritter_model::generator::{Generated, Generator, Job, Took};
 use tritter_model::host_sampling::Sampling;
-use tritter_model::session::{Session, SessionPlan};
+use tritter_model::session::Session;
 use tritter_model::tokenizer::Tokenizer;
 
 /// Positions of the cache if nothing else is said and the model has as many.
@@ -55,9 +55,9 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
     let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
     let mut ends = ends(&opened)?;
     ends.extend(tokenizer.eos_id());
-    let device = device::open(global)?;
-    let model = opened.load(&device, capacity)?;
-    let mut session = SessionPlan::new(&model, capacity, args.choice.kv)?.open(&device)?;
+    let cache = args.choice.cache;
+    let device = device::open_within(global, cache.memory_limit)?;
+    let mut session = opened.fit(&device, cache.layout(capacity), cache.may())?.plan.open(&device)?;
     if sampling.temperature > 0.0 {
         eprintln!("seed: {seed}");
     }

@@ -2,9 +2,11 @@
 
 use crate::cli::{Choice, Generate, Global};
 use crate::device;
+use crate::measure::{Measure, MemoryReport};
 use crate::open::Opened;
 use crate::output;
 use crate::peaks;
+use crate::plan::session::May;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::Read;
@@ -14,7 +16,6 @@ use tritter_model::chat_template::Message;
 use tritter_model::generator::{Finish, Generated, Generator, Job, Took};
 use tritter_model::host_sampling::Sampling;
 use tritter_model::programs::Layout;
-use tritter_model::session::SessionPlan;
 use tritter_model::tokenizer::Tokenizer;
 use tritter_runtime::Device;
 
@@ -63,6 +64,8 @@ struct Stats {
     bandwidth_share: f64,
     /// Of the tokens that look-up proposed.
     acceptance: Option<f64>,
+    #[serde(flatten)]
+    memory: MemoryReport,
 }
 
 pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
@@ -81,9 +84,12 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     let jobs = jobs(args, &tokenizer, &prompts, sampling, seed)?;
     let layout = layout(args, &jobs)?;
     let opened = opened.reaching(Some(layout.capacity))?;
-    let device = device::open(global)?;
-    let model = opened.load(&device, layout.capacity)?;
-    let plan = SessionPlan::with(&model, layout)?;
+    let device = device::open_within(global, args.choice.cache.memory_limit)?;
+    let measure = Measure::begin(&device);
+    // A draft is verified as rows of one step.
+    let may = May { queue: args.speculate == 0, ..args.choice.cache.may() };
+    let plan = opened.fit(&device, layout, may)?.plan;
+    let planned = plan.total();
     let reads = Reads { step: plan.step_bytes(0.0), visible: plan.step_bytes(1.0) - plan.step_bytes(0.0) };
     let mut session = plan.open(&device)?;
     if sampling.temperature > 0.0 {
@@ -114,7 +120,8 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
             output::print(&format!("{}{}\n", if args.chat { "" } else { one.prompt }, one.text))?;
         }
     }
-    let stats = if args.stats { Some(stats(&device, &took, &reads)?) } else { None };
+    let memory = MemoryReport::of(&device, planned, &measure);
+    let stats = if args.stats { Some(stats(&device, &took, &reads, memory)?) } else { None };
     if global.json {
         let single = if let [one] = outputs.as_slice() { Some(one) } else { None };
         return output::json(&Report {
@@ -202,7 +209,7 @@ fn layout(args: &Generate, jobs: &[Job]) -> Result<Layout> {
         (batch, 0) => batch.unwrap_or(BATCH),
     };
     let sequences = batch.min(jobs.len());
-    Ok(Layout { sequences, rows: sequences.max(args.speculate + 1), ..Layout::single(capacity, args.choice.kv) })
+    Ok(Layout { sequences, rows: sequences.max(args.speculate + 1), ..args.choice.cache.layout(capacity) })
 }
 
 /// Settings of the command line over those of the folder.
@@ -257,7 +264,7 @@ struct Reads {
     visible: f64,
 }
 
-fn stats(device: &Device, took: &Took, reads: &Reads) -> Result<Stats> {
+fn stats(device: &Device, took: &Took, reads: &Reads, memory: MemoryReport) -> Result<Stats> {
     let read = took.steps as f64 * reads.step + took.visible as f64 * reads.visible;
     let per_second = read / took.decode.as_secs_f64().max(1e-9) / 1e9;
     let bandwidth = peaks::measure(device)?.bandwidth_gb_s;
@@ -272,6 +279,7 @@ fn stats(device: &Device, took: &Took, reads: &Reads) -> Result<Stats> {
         bandwidth_gb_s: bandwidth,
         bandwidth_share: per_second / bandwidth,
         acceptance: (took.drafted > 0).then(|| took.accepted as f64 / took.drafted as f64),
+        memory,
     })
 }
 
@@ -293,5 +301,5 @@ fn text(s: &Stats) -> String {
     if let Some(acceptance) = s.acceptance {
         text += &format!("{:.0} % of the drafted tokens were accepted\n", 100.0 * acceptance);
     }
-    text
+    text + &format!("{}\n", s.memory)
 }

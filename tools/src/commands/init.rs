@@ -40,7 +40,6 @@ pub(crate) fn run(global: &Global, args: &Init) -> Result<ExitCode> {
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     }
     let mut config = config(args)?;
-    let shard = args.shard_size.as_deref().map(|text| output::parse_bytes("--shard-size", text)).transpose()?;
     super::pack::fresh(&args.out)?;
     let tokenizer = config.vocab_size >= MIN_VOCAB;
     side_files(&args.out, &mut config, tokenizer)?;
@@ -50,7 +49,7 @@ pub(crate) fn run(global: &Global, args: &Init) -> Result<ExitCode> {
     };
     let source = Synthetic::new(&config, args.seed, dtype);
     let source = if args.form == WeightForm::Master { source.with_masters() } else { source };
-    write_folder(&args.out, &config, &source, Layout { floats, shard })?;
+    write_folder(&args.out, &config, &source, Layout { floats, shard: args.shard_size })?;
     let count = config.parameters();
     let report = Report {
         model: args.preset.clone(),

@@ -22,7 +22,7 @@ use crate::cli::{Bench, Cli, Command};
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// Runs a command; its exit code is 0, or 1 where a check failed.
+/// Runs a command; its exit code is 0, 1 where a check failed, or 3 where a plan does not fit.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match cli.command {
@@ -36,8 +36,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Bench(Bench::Kernels { row, seconds }) => bench_kernels::run(global, row.as_deref(), seconds),
         Command::Bench(Bench::Yardstick { seconds }) => bench_yardstick::run(global, seconds),
         Command::Bench(Bench::Decode(args)) => bench_decode::run(global, &args),
-        Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision }) => {
-            bench_train::run(global, &bench_train::Job { preset, batch, context, steps, vocab, arch, precision })
+        Command::Bench(Bench::Train { preset, batch, context, steps, vocab, arch, precision, memory_limit }) => {
+            let job = bench_train::Job { preset, batch, context, steps, vocab, arch, precision, memory_limit };
+            bench_train::run(global, &job)
         }
         Command::Plan(args) => plan::run(global, &args),
         Command::Init(args) => init::run(global, &args),

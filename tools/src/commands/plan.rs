@@ -1,148 +1,199 @@
-//! `tritter plan`: what a model, a context and a batch take.
+//! `tritter plan`: what a model, a context and a batch take, and what they fit into.
 
 use crate::cli::{Global, Plan, TernaryFormat};
+use crate::device;
 use crate::open::Opened;
 use crate::output;
-use anyhow::Result;
-use serde::Serialize;
+use crate::plan::budget::Budget;
+use crate::plan::parts::{Part, gib, total};
+use crate::plan::plot::{Line, Plot};
+use crate::plan::report::Report;
+use crate::plan::session::{self, May, OVERHEAD, Settings};
+use crate::plan::streaming::Streamed;
+use crate::plan::training::{Method, Training};
+use crate::plan::{matrix, nearest};
+use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
-use tritter_model::Config;
-use tritter_model::session::SessionPlan;
-use tritter_model::weights::{Form, Formats, Model};
-use tritter_runtime::DType;
-use tritter_runtime::error::bytes;
-use tritter_trainer::steps::{Shape, StepsPlan};
+use tritter_model::cache::{CacheFormat, CacheKind};
+use tritter_model::programs::{CHUNKS, Layout, MOST_ROWS};
+use tritter_runtime::Device;
+use tritter_runtime::budget::overhead;
+use tritter_runtime::device::Caps;
 
-#[derive(Serialize)]
-struct Report {
-    model: String,
-    parameters: u64,
-    ternary: u64,
-    context: usize,
-    batch: usize,
-    parts: Vec<(String, u64)>,
-    total: u64,
-    memory: Option<u64>,
-    fits: Option<bool>,
-    largest_context_that_fits: Option<usize>,
-}
+/// The exit code of a plan that does not fit; 1 is for errors.
+const DOES_NOT_FIT: u8 = 3;
 
 pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
-    let opened = Opened::new(&args.model)?.with(args.formats).reaching(args.context)?;
-    let config = &opened.config;
-    let mut formats = if args.train { Formats::PLAIN } else { opened.formats(&*opened.source()?)? };
-    let memory = args.memory.as_deref().map(|text| output::parse_bytes("--memory", text)).transpose()?;
-    let context = args.context.unwrap_or(if args.train { 256 } else { config.max_positions });
-    config.check_context(context)?;
-    let mut parts = parts_of(config, args, formats, context)?;
-    let sum = |parts: &[(String, u64)]| -> u64 { parts.iter().map(|(_, b)| b).sum() };
-    let auto = args.formats.weights == TernaryFormat::Auto && config.is_ternary() && !args.train;
-    if auto && memory.is_some_and(|memory| sum(&parts) > memory) {
-        // 2 bits do not fit: 1.6 are planned, and said to be.
-        formats.ternary = DType::T1;
-        parts = parts_of(config, args, formats, context)?;
+    if args.batch == 0 || args.rank == 0 {
+        bail!("--batch and --rank must be at least 1");
     }
-    let total = sum(&parts);
-    let fits = memory.map(|m| total <= m);
-    let largest = match (fits, memory) {
-        (Some(false), Some(memory)) => largest(config, args, formats, context, memory)?,
-        _ => None,
+    if args.matrix {
+        matrix::run(global, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let name = args.model.as_deref().context("name a model folder or preset, or use --matrix")?;
+    let opened = Opened::new(name)?.with(args.formats).reaching(args.context)?;
+    let context = context(args, &opened)?;
+    let device = match global.device.as_str() {
+        "auto" => None,
+        name => Some(device::choose(name)?.device),
     };
-    let count = config.parameters();
-    let report = Report {
-        model: args.model.clone(),
-        parameters: count.total(),
-        ternary: count.ternary,
-        context,
-        batch: args.batch,
-        parts,
-        total,
-        memory,
-        fits,
-        largest_context_that_fits: largest,
+    let target = Target { opened: &opened, device: device.as_ref(), budget: Budget::of(args, device.as_ref()) };
+    let report = match args.train {
+        Some(method) => target.training(args, method, context)?,
+        None => target.inference(args, context)?,
     };
+    let fits = report.fits;
     if global.json {
         output::json(&report)?
     } else {
-        output::print(&text(&report, args.train))?
+        output::print(&report.text())?
     }
-    Ok(ExitCode::from(u8::from(fits == Some(false))))
+    Ok(ExitCode::from(if fits == Some(false) { DOES_NOT_FIT } else { 0 }))
 }
 
-/// What is needed, by purpose, in bytes.
-fn parts_of(config: &Config, args: &Plan, formats: Formats, context: usize) -> Result<Vec<(String, u64)>> {
-    if args.train {
-        let model = Model::new(config, Form::Train, context);
-        let precision = args.precision.into();
-        let shape = Shape { batch: args.batch, context, z_loss: 0.0, recompute: args.recompute, precision };
-        let plan = StepsPlan::new(&model, shape)?;
-        let parts = [
-            ("master weights", model.bytes()),
-            ("gradients", plan.gradients()),
-            ("optimiser moments", plan.moments()),
-            ("activations", plan.arena()),
-            ("inputs and scalars", plan.small()),
-        ];
-        return Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec());
-    }
-    let model = Model::with_formats(config, Form::Run, formats, context);
-    let plan = SessionPlan::new(&model, context, args.kv)?;
-    let name = format!("cache of {context} tokens in {}", args.kv);
-    let table = formats.table.dtype;
-    let weights = match (config.is_ternary(), formats.ternary) {
-        (true, DType::T1) => format!("weights (ternary in 1.6 bits, embedding and head in {table})"),
-        (true, _) => format!("weights (ternary in 2 bits, embedding and head in {table})"),
-        _ => format!("weights (projections in {}, embedding and head in {table})", formats.dense.dtype),
-    };
-    let parts = [
-        (weights.as_str(), plan.weights()),
-        (name.as_str(), plan.cache()),
-        ("activations", plan.arena()),
-        ("inputs and scalars", plan.small()),
-    ];
-    Ok(parts.map(|(name, bytes)| (name.to_string(), bytes)).to_vec())
+fn context(args: &Plan, opened: &Opened) -> Result<usize> {
+    let most = opened.config.max_positions;
+    let context = args.context.unwrap_or(if args.train.is_some() { most.min(256) } else { most });
+    opened.config.check_context(context)?;
+    Ok(context)
 }
 
-/// The largest context, to within 1 %, that fits.
-fn largest(config: &Config, args: &Plan, formats: Formats, context: usize, memory: u64) -> Result<Option<usize>> {
-    let total = |context| -> Result<u64> { Ok(parts_of(config, args, formats, context)?.iter().map(|(_, b)| b).sum()) };
-    if total(1)? > memory {
-        return Ok(None);
-    }
-    let (mut fits, mut fails) = (1, context);
-    while fails - fits > (fits / 100).max(1) {
-        let middle = fits.midpoint(fails);
-        if total(middle)? <= memory { fits = middle } else { fails = middle }
-    }
-    Ok(Some(fits))
+/// A model, and what its plan is held against.
+struct Target<'a> {
+    opened: &'a Opened,
+    device: Option<&'a Device>,
+    budget: Option<Budget>,
 }
 
-fn text(report: &Report, train: bool) -> String {
-    let rows: Vec<Vec<String>> = report
-        .parts
-        .iter()
-        .chain([&("total".to_string(), report.total)])
-        .map(|(name, b)| vec![name.clone(), bytes(*b), format!("{:.2} GiB", *b as f64 / (1u64 << 30) as f64)])
-        .collect();
-    let what = if train { "training" } else { "inference" };
-    let mut text = format!(
-        "{} for {what}: {:.1} M parameters, {:.1} M of them ternary; context {}, batch {}\n",
-        report.model,
-        report.parameters as f64 / 1e6,
-        report.ternary as f64 / 1e6,
-        report.context,
-        report.batch
-    );
-    text += &output::table(&["part", "GB = 10^9", "GiB = 2^30"], &rows);
-    match (report.fits, report.memory, report.largest_context_that_fits) {
-        (Some(true), Some(memory), _) => text += &format!("fits {}\n", bytes(memory)),
-        (Some(false), Some(memory), Some(context)) => {
-            text += &format!("does not fit {}; a context of {context} tokens does\n", bytes(memory));
+impl Target<'_> {
+    /// What a run may take beside the plan: on the device that is named, else on any.
+    fn overhead(&self) -> u64 {
+        let any = Caps { backend: "cuda", ..Caps::default() };
+        overhead(self.device.map_or(&any, Device::caps))
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.budget.as_ref().map(|budget| budget.bytes)
+    }
+
+    fn report(&self, purpose: &'static str, (context, batch): (usize, usize), parts: Vec<Part>) -> Report {
+        let count = self.opened.config.parameters();
+        let total = total(&parts);
+        Report {
+            model: self.opened.name.clone(),
+            parameters: count.total(),
+            ternary: count.ternary,
+            purpose,
+            context,
+            batch,
+            kv: None,
+            window: None,
+            sinks: None,
+            total,
+            total_gib: gib(total),
+            overhead: self.overhead(),
+            fits: self.bytes().map(|budget| total <= budget),
+            budget: self.budget.clone(),
+            given_up: Vec::new(),
+            stream: None,
+            nearest: Vec::new(),
+            note: None,
+            parts,
         }
-        (Some(false), Some(memory), None) => {
-            text += &format!("does not fit {} with any context; choose a smaller model\n", bytes(memory));
-        }
-        _ => {}
     }
-    text
+
+    fn training(&self, args: &Plan, method: Method, context: usize) -> Result<Report> {
+        if args.stream || args.plot.is_some() {
+            bail!("--stream and --plot are about inference; leave out --train");
+        }
+        let Plan { rank, batch, recompute, .. } = *args;
+        let asked = Training { method, rank, batch, context, recompute, precision: args.precision.into() };
+        let mut parts = asked.parts(&self.opened.config, self.device)?;
+        parts.push(Part::new(OVERHEAD, self.overhead()));
+        let (purpose, note) = match method {
+            Method::Qat => ("training", None),
+            Method::Lora => ("training of adapters (LoRA)", Some(ESTIMATE)),
+            Method::Qlora => ("training of adapters (QLoRA)", Some(ESTIMATE)),
+        };
+        let report = self.report(purpose, (context, batch), parts);
+        let near = match (report.fits, self.bytes()) {
+            (Some(false), Some(budget)) => {
+                nearest::of_training(&self.opened.config, asked, budget.saturating_sub(self.overhead()))?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Report { note, nearest: near, ..report })
+    }
+
+    fn inference(&self, args: &Plan, context: usize) -> Result<Report> {
+        let config = &self.opened.config;
+        let formats = self.opened.formats(&*self.opened.source()?)?;
+        let formats = self.device.map_or(formats, |device| formats.on(device));
+        let rows = args.batch.min(MOST_ROWS);
+        let layout = Layout { sequences: args.batch, rows, ..args.cache.layout(context) };
+        let asked = Settings { formats, layout };
+        let pack = args.formats.weights == TernaryFormat::Auto && config.is_ternary();
+        let may = May { pack: pack && !args.stream, ..args.cache.may() };
+        let overhead = self.overhead();
+        // Layers that come and go need no smaller cache.
+        let (descent, planned) = match args.stream {
+            true => {
+                let chunk = if self.budget.is_some() { CHUNKS[0] } else { layout.chunk };
+                let asked = Settings { layout: Layout { chunk, ..layout }, ..asked };
+                session::fit(config, asked, May::default(), (None, overhead))?
+            }
+            false => session::fit(config, asked, may, (self.bytes(), overhead))?,
+        };
+        if let Some(file) = &args.plot {
+            let picture = self.plot(asked, context)?.svg();
+            std::fs::write(file, picture).with_context(|| format!("{}: cannot write the picture", file.display()))?;
+            eprintln!("note: {} shows memory against context", file.display());
+        }
+        let layout = descent.settings.layout;
+        let mut report = self.report("inference", (context, args.batch), planned.parts());
+        report.kv = Some(layout.cache.kind.name());
+        report.window = layout.window;
+        report.sinks = layout.window.map(|_| layout.sinks);
+        report.given_up = descent.taken;
+        let Some(budget) = self.bytes() else { return Ok(report) };
+        if args.stream {
+            report.stream = Streamed::of(&planned, budget);
+            report.fits = Some(report.stream.is_some());
+        }
+        if report.fits == Some(false) {
+            report.nearest = nearest::of_session(config, asked, budget, overhead)?;
+            if let (Some(stream), false) = (Streamed::of(&planned, budget), args.stream) {
+                report.nearest.push(nearest::Nearest::new("--stream", stream.total));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Memory against context, a line for each type of cache.
+    fn plot(&self, asked: Settings, most: usize) -> Result<Plot> {
+        let mut contexts = vec![most];
+        while let Some(&last) = contexts.last().filter(|&&last| last > 1024 && contexts.len() < 8) {
+            contexts.push((last.next_power_of_two() / 2).max(1));
+        }
+        contexts.reverse();
+        let needs = |kind: CacheKind, capacity: usize| -> Result<u64> {
+            let layout = Layout { capacity, cache: CacheFormat { kind, ..asked.layout.cache }, ..asked.layout };
+            let settings = Settings { layout, ..asked };
+            Ok(settings.plan(&self.opened.config, self.overhead())?.needed())
+        };
+        let line = |kind: CacheKind| -> Result<Line> {
+            let bytes = contexts.iter().map(|&context| needs(kind, context)).collect::<Result<_>>()?;
+            Ok(Line { name: kind.name().into(), bytes })
+        };
+        let several = match asked.layout.sequences {
+            1 => String::new(),
+            count => format!(", {count} sequences"),
+        };
+        let title = format!("{}: memory by context{several}", self.opened.name);
+        let lines = CacheKind::ALL.into_iter().map(line).collect::<Result<_>>()?;
+        Ok(Plot { title, contexts, lines, budget: self.bytes() })
+    }
 }
+
+const ESTIMATE: &str = "an estimate from shapes: this version trains all weights and no adapters";

@@ -2,7 +2,8 @@
 
 use crate::cli::{Course, Global, Train};
 use crate::commands::bench_train::family;
-use crate::{device, output};
+use crate::measure::{Measure, MemoryReport};
+use crate::{device, output, plan};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -33,8 +34,9 @@ struct Report {
     perplexity: Option<f64>,
     unigram_bits_per_byte: Option<f64>,
     seconds: f64,
-    planned_bytes: u64,
     used_bytes: u64,
+    #[serde(flatten)]
+    memory: MemoryReport,
 }
 
 pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
@@ -54,10 +56,12 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
         corpus.train.tokens.len(),
         corpus.val.tokens.len()
     );
-    let device = device::open(global)?;
+    let device = device::open_within(global, args.memory_limit)?;
+    let measure = Measure::begin(&device);
     let stop = stop_on_signal()?;
     let mut settings = settings(args);
     settings.rates.warmup = warmup(args, &folder)?;
+    let settings = plan::training::fit_on(&config, &device, settings)?;
     let start = Start { config: &config, tokenizer: &tokenizer, corpus, settings, folder: Some(folder) };
     let mut run = Run::new(&device, start, args.resume)?;
     match (args.resume, run.progress().step) {
@@ -81,8 +85,8 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
         perplexity: watched.evaluation.map(|e| e.perplexity),
         unigram_bits_per_byte: unigram,
         seconds: begin.elapsed().as_secs_f64(),
-        planned_bytes: run.planned(),
         used_bytes: device.backend().memory().buffers,
+        memory: MemoryReport::of(&device, run.planned(), &measure),
     };
     if global.json {
         output::json(&report)?
