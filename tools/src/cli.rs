@@ -340,12 +340,15 @@ pub(crate) struct CacheArgs {
 impl CacheArgs {
     /// Room for one sequence.
     pub(crate) fn layout(&self, capacity: usize) -> Layout {
-        Layout { window: self.window, sinks: self.sinks, ..Layout::single(capacity, self.kv) }
+        // Sinks beside a window that is only fallen back on come with it.
+        let sinks = if self.window.is_none() && self.fallback_window.is_some() { 0 } else { self.sinks };
+        Layout { window: self.window, sinks, ..Layout::single(capacity, self.kv) }
     }
 
     /// What may be given up where memory is short.
     pub(crate) fn may(&self) -> May {
-        May { shrink: self.kv_may_shrink, window: self.fallback_window, ..May::default() }
+        let window = self.fallback_window.map(|window| (window, self.sinks));
+        May { shrink: self.kv_may_shrink, window, ..May::default() }
     }
 }
 

@@ -84,7 +84,13 @@ impl Budget {
             return Some(new(safe(all, reserve), Some((all, reserve)), by));
         }
         let device = device?;
-        let by = format!("what {} has free, as its system says", device.label());
+        let caps = device.caps();
+        let by = match caps.memory.filter(|_| caps.discrete) {
+            Some(free) => {
+                format!("the safe part of {} that {} has free: (free - 0.3) * 0.9 - 1 GB", bytes(free), device.label())
+            }
+            None => format!("what {} has free, as its system says", device.label()),
+        };
         device.budget().map(|bytes| new(bytes, None, by))
     }
 }

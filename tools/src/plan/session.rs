@@ -27,8 +27,8 @@ pub(crate) struct May {
     pub(crate) queue: bool,
     /// The cache may be of a smaller type.
     pub(crate) shrink: bool,
-    /// Tokens may see only so many of the newest keys.
-    pub(crate) window: Option<usize>,
+    /// Tokens may see only so many of the newest keys, and so many sinks.
+    pub(crate) window: Option<(usize, usize)>,
 }
 
 /// A planned session.
@@ -117,9 +117,9 @@ fn rungs(may: May) -> Vec<Rung<'static, Settings>> {
             Some((with(now, layout), format!("a cache in {}, which changes results a little", kind.name())))
         }),
         Box::new(move |now| {
-            let window =
-                may.window.filter(|&w| now.layout.window.is_none_or(|has| w < has) && w < now.layout.capacity)?;
-            let layout = Layout { window: Some(window), sinks: now.layout.sinks.min(window), ..now.layout };
+            let narrower = |window| now.layout.window.is_none_or(|has| window < has) && window < now.layout.capacity;
+            let (window, sinks) = may.window.filter(|&(window, _)| narrower(window))?;
+            let layout = Layout { window: Some(window), sinks, ..now.layout };
             let said = format!("each token sees the newest {window} only, which changes results");
             Some((with(now, layout), said))
         }),
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_order_is_weights_chunks_cache_window() {
-        let all = May { pack: true, queue: true, shrink: true, window: Some(256) };
+        let all = May { pack: true, queue: true, shrink: true, window: Some((256, 0)) };
         let least = fitted(all, 1);
         assert!(!least.fits);
         let layout = least.settings.layout;

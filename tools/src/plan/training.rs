@@ -156,6 +156,7 @@ mod tests {
     use super::*;
     use tritter_model::config::Family;
     use tritter_model::presets::preset;
+    use tritter_trainer::schedule::{Rates, Schedule};
 
     fn training(method: Method) -> Training {
         Training { method, rank: 16, batch: 1, context: 64, recompute: true, precision: Precision::F32 }
@@ -188,6 +189,40 @@ mod tests {
         assert_eq!(named(&packed, "in 2 bits"), config.parameters().ternary / 4);
         let full = parts::total(&training(Method::Qat).parts(&config, None).unwrap());
         assert!(parts::total(&packed) < parts::total(&parts) && parts::total(&parts) < full);
+    }
+
+    #[test]
+    fn short_memory_takes_smaller_micro_batches_of_the_same_step_and_then_computes_again() {
+        let config = preset("test").unwrap().config(Family::Bitnet, Some(512), None);
+        let rates = Rates { schedule: Schedule::Constant, peak: 1e-3, weight_decay: 0.1, warmup: 0, steps: 1 };
+        let asked = Settings {
+            steps: 1,
+            batch: 6,
+            accumulate: 2,
+            context: 64,
+            rates,
+            clip: 1.0,
+            z_loss: 0.0,
+            seed: 1,
+            checkpoint_every: 0,
+            evaluate_every: 0,
+            recompute: false,
+            adam: (0.9, 0.95, 1e-8),
+            precision: Precision::F32,
+        };
+        let device = tritter_runtime::cpu::open();
+        let needs = |batch, recompute| {
+            let training = Training { batch, recompute, ..training(Method::Qat) };
+            parts::total(&training.parts(&config, Some(&device)).unwrap()) + overhead(device.caps())
+        };
+        let fitted = |budget| fit_on(&config, &device.clone().with_budget(budget), asked.clone());
+        assert_eq!(fitted(needs(6, false)).unwrap(), asked);
+        let half = Settings { batch: 3, accumulate: 4, ..asked.clone() };
+        assert_eq!(fitted(needs(3, false)).unwrap(), half);
+        let least = Settings { batch: 1, accumulate: 12, recompute: true, ..asked.clone() };
+        assert_eq!(fitted(needs(1, true)).unwrap(), least);
+        let refused = fitted(needs(1, true) - 1).unwrap_err().to_string();
+        assert!(refused.contains("micro-batches of 1 times 64") && refused.contains("--context"), "{refused}");
     }
 
     #[test]
