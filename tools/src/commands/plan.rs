@@ -150,7 +150,8 @@ impl Target<'_> {
             std::fs::write(file, picture).with_context(|| format!("{}: cannot write the picture", file.display()))?;
             eprintln!("note: {} shows memory against context", file.display());
         }
-        let layout = descent.settings.layout;
+        // The model may have a window of its own.
+        let layout = planned.plan.layout();
         let mut report = self.report("inference", (context, args.batch), planned.parts());
         report.kv = Some(layout.cache.kind.name());
         report.window = layout.window;
