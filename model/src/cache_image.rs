@@ -21,6 +21,8 @@ pub struct CacheImage {
     pub floor: usize,
     /// First token after the sinks that was not dropped behind a window.
     pub kept: usize,
+    /// First token whose whole row is in the ring, beside integers.
+    pub whole: usize,
     /// Pages of the text that are there, rising.
     pub pages: Vec<usize>,
     /// By layer the stored bytes of those pages.
@@ -104,6 +106,7 @@ impl Session {
             coded: stand.coded,
             floor: stand.floor,
             kept: stand.kept,
+            whole: stand.written.saturating_sub(cache.shape.ring).min(stand.position),
             pages: held.iter().map(|(i, _)| *i).collect(),
             content: cache.pool().iter().map(layer).collect::<Result<_>>()?,
             newest: if ring == 0 { Vec::new() } else { cache.rows.iter().map(newest).collect::<Result<_>>()? },
@@ -117,7 +120,12 @@ impl Session {
         self.sequences.rewind(sequence, 0);
         let stand = Stand {
             position: image.position,
-            written: image.position,
+            // A ring holds the newest tokens ever written; before `whole` there are none.
+            written: if image.whole == 0 {
+                image.position
+            } else {
+                image.position.max(image.whole + self.cache.shape.ring)
+            },
             coded: image.coded,
             floor: image.floor,
             kept: image.kept,
@@ -144,7 +152,7 @@ impl Session {
 
     /// Is an image one of a cache like this?
     fn fits(&self, image: &CacheImage) -> Result<()> {
-        let (cache, CacheImage { position, coded, floor, kept, pages, content, newest }) = (&self.cache, image);
+        let (cache, CacheImage { position, coded, floor, kept, whole, pages, content, newest }) = (&self.cache, image);
         let CacheShape { format, entries, ring, .. } = cache.shape;
         let (layers, integers) = (cache.rows.len(), format.bits().is_some());
         let sizes = |parts: &[Vec<u8>], bytes: u64| parts.iter().all(|part| part.len() as u64 == bytes);
@@ -165,7 +173,7 @@ impl Session {
             && sizes(content, cache.page_bytes().saturating_mul(pages.len() as u64))
             && newest.len() == if integers { layers } else { 0 }
             && sizes(newest, cache.ring_bytes())
-            && (!integers || position - coded <= ring);
+            && (!integers || whole <= coded && position - whole <= ring);
         right.then_some(()).ok_or_else(|| Error::Session("the image is of another cache".into()))
     }
 

@@ -14,6 +14,7 @@ mod safetensors_header;
 
 pub mod bpe_train;
 pub mod cache;
+pub mod cache_file;
 pub mod cache_image;
 pub mod chat_template;
 pub mod config;
