@@ -11,9 +11,15 @@ use tritter_model::seeded::FromSeed;
 use tritter_model::session::{Session, SessionPlan};
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::cpu;
-use tritter_runtime::random::{Random, fresh_seed};
+use tritter_runtime::random::Random;
 
 const POSITIONS: usize = 512;
+
+/// A seed that no other run had.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_nanos() as u64
+}
 
 fn config() -> Config {
     let mut config = preset("test").unwrap().config(Family::Llama, Some(261), Some(POSITIONS));

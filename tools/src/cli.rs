@@ -308,6 +308,13 @@ pub(crate) struct Generate {
     /// step; the text is that of greedy choice. 0 is off
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) speculate: usize,
+    /// Write what the cache holds of the prompt, to be loaded for texts that begin with it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_cache: Option<PathBuf>,
+    /// Begin with the cache that --save-cache wrote, of the same model and cache type; only the rest of the
+    /// prompt is computed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load_cache: Option<PathBuf>,
     /// Print times, tokens per second, bytes read per token and their share of the bandwidth, which is
     /// measured after the text
     #[arg(long)]

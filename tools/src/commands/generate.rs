@@ -81,7 +81,7 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
         );
     }
     let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
-    let jobs = jobs(args, &tokenizer, &prompts, sampling, seed)?;
+    let mut jobs = jobs(args, &tokenizer, &prompts, sampling, seed)?;
     let layout = layout(args, &jobs)?;
     let opened = opened.reaching(Some(layout.capacity))?;
     let device = device::open_within(global, args.choice.cache.memory_limit)?;
@@ -96,6 +96,7 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
         eprintln!("seed: {seed}");
     }
     let opening = start.elapsed();
+    super::prompt_cache::prepare(args, &opened, &mut session, &mut jobs)?;
     let mut generator = Generator::new(&mut session, &tokenizer);
     generator.ends = if args.ignore_eos { Vec::new() } else { ends(&opened)? };
     generator.stops = args.choice.stop.clone();

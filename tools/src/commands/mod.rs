@@ -13,6 +13,7 @@ mod generate;
 mod init;
 mod pack;
 mod plan;
+mod prompt_cache;
 mod quantize;
 mod tokenizer;
 mod train;
