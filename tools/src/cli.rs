@@ -90,6 +90,11 @@ and 1024²; GB are 10^9 bytes, GiB 2^30. Exit 0: it fits, 3: it does not, 1: an 
   tritter init llama2-7b --out model --seed 1 --arch llama --scale-class bitlinear --shard-size 2GB
   tritter init test --out model --seed 1 --form master --vocab 512")]
     Init(Init),
+    /// Measure the perplexity of a text with each cache type, against f16
+    #[command(after_help = "Examples:
+  tritter perplexity run --text notes.txt
+  tritter perplexity run --text notes.txt --kv int4,int2 --context 4096 --tokens 65536")]
+    Perplexity(Perplexity),
     /// Write a model's ternary weights in two bits each
     Pack(Pack),
     /// Quantise a model without training it: ternary, 8 or 4 bits, and its embedding and head
@@ -685,6 +690,26 @@ pub(crate) struct Quantize {
     /// Tokens of it to measure at most
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub(crate) tokens: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Perplexity {
+    /// Model folder, or a Hub id that is in the local cache
+    pub(crate) model: String,
+    /// Text to measure
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Cache types (f32, f16, int8, int4, int2), or all
+    #[arg(long, value_delimiter = ',', default_value = "all", value_name = "TYPE,TYPE")]
+    pub(crate) kv: Vec<String>,
+    /// Tokens of a window, in which each token sees those before it [default: those of the model, up to 1024]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+    /// Tokens of the text to measure at most
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pub(crate) tokens: usize,
+    #[command(flatten)]
+    pub(crate) formats: WeightArgs,
 }
 
 #[derive(Args, Debug)]

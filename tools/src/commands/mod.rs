@@ -12,6 +12,7 @@ mod devices;
 mod generate;
 mod init;
 mod pack;
+mod perplexity;
 mod plan;
 mod prompt_cache;
 mod quantize;
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Plan(args) => plan::run(global, &args),
         Command::Init(args) => init::run(global, &args),
         Command::Pack(args) => pack::pack(global, &args),
+        Command::Perplexity(args) => perplexity::run(global, &args),
         Command::Quantize(args) => quantize::run(global, &args),
         Command::Unpack(args) => pack::unpack(global, &args),
         Command::Convert(args) => convert::run(global, &args),

@@ -97,7 +97,7 @@ fn job(args: &Quantize, opened: &Opened) -> Result<Job> {
 }
 
 /// The first tokens of a text.
-fn tokens(opened: &Opened, path: &Path, most: usize) -> Result<Vec<u32>> {
+pub(super) fn tokens(opened: &Opened, path: &Path, most: usize) -> Result<Vec<u32>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut ids = opened.tokenizer()?.encode(&text, true)?;
     ids.truncate(most);
