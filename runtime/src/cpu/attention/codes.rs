@@ -281,17 +281,17 @@ impl Spread<'_> {
     fn whole<S: Simd>(&mut self, s: S) {
         let (block, groups) = (self.layout.block, self.layout.block.groups());
         let section = &self.words[block.sections()[3]..block.sections()[4]];
-        let mut lanes = [[0u32; 16]; 3];
-        for l in 0..S::LANES {
-            (lanes[0][l], lanes[1][l], lanes[2][l]) = ((l / groups) as u32, 2 * l as u32, 2 * l as u32 + 1);
+        let (mut lanes, mut tokens) = ([0u32; 16], [0u32; 16]);
+        for (l, (lane, token)) in lanes.iter_mut().zip(&mut tokens).enumerate() {
+            (*lane, *token) = (2 * l as u32, (l / groups) as u32);
         }
-        let [token, even, odd] = [s.words(&lanes[0]), s.words(&lanes[1]), s.words(&lanes[2])];
+        let (token, even) = (s.words(&tokens), s.words(&lanes));
         let mut sums = [s.splat(0.0); 4];
         let mut first = 0;
         while first < block.page * groups {
             let (scale, zero) = if block.precise {
                 let section = &section[2 * first..];
-                (s.floats(s.gather(section, even)), s.floats(s.gather(section, odd)))
+                (s.floats(s.gather(section, even)), s.floats(s.gather(&section[1..], even)))
             } else {
                 s.pair(s.words(&section[first..]))
             };
