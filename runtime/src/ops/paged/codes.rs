@@ -204,10 +204,7 @@ mod tests {
                 for (c, out) in out.iter().enumerate() {
                     let step = block.value_parameters(&words, t, c / page).scale;
                     let slack = if precise { 1e-6 } else { 8e-3 };
-                    assert!(
-                        (out - values(t)[c]).abs() <= 0.5 * step + slack,
-                        "seed {seed}: {block:?} value {t} {c}"
-                    );
+                    assert!((out - values(t)[c]).abs() <= 0.5 * step + slack, "seed {seed}: {block:?} value {t} {c}");
                 }
             }
         }
