@@ -1,6 +1,7 @@
 //! The backend over a [`Driver`]: capabilities, memory, choice of variants.
 
 use crate::driver::{Driver, Fault, Kernel};
+use crate::feed::{CudaFeed, SLOTS};
 use crate::memory::{Fetch, Memory};
 use crate::program::CudaProgram;
 use parking_lot::Mutex;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tritter_runtime::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support, Ticket};
 use tritter_runtime::dtype::Spec;
 use tritter_runtime::op::{CudaChoice, Op};
+use tritter_runtime::stream::{Feed, Load, Way};
 use tritter_runtime::{Error, Graph, Plan, Result, Role};
 
 /// How a device is opened; the default is right for everybody but tests and the search for a fault.
@@ -210,6 +212,14 @@ impl Backend for Cuda {
         let download = self.0.driver.download(memory.address() + offset, bytes);
         let download = download.map_err(|fault| self.0.error(&fault))?;
         Ok(Box::new(Fetch { context: self.0.clone(), download, _memory: memory }))
+    }
+
+    fn way(&self) -> Way {
+        Way::Slots { slots: SLOTS, staging: 0 }
+    }
+
+    fn feed(&self, load: Load) -> Result<Box<dyn Feed>> {
+        Ok(Box::new(CudaFeed::new(&self.0, load)?))
     }
 
     fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {

@@ -6,6 +6,7 @@
 //! they take effect in order, and only those that say so wait.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// An address on the device.
@@ -97,7 +98,32 @@ pub trait Replay: Send + Sync {
     fn submit(&self) -> Outcome<()>;
 }
 
-/// A CUDA driver with one device and one stream.
+/// How long copies took, and for how long of it kernels stood still.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CopyTimes {
+    /// One copy after the other.
+    pub copying: Duration,
+    /// What kernels waited for.
+    pub waiting: Duration,
+}
+
+/// Copies from pinned host memory to *slots* of device memory, in a stream of their own beside the kernels' stream.
+pub trait Copies: Send + Sync {
+    /// Writes bytes to a place of the host memory that no copy reads but the last one into this slot, which is
+    /// waited for.
+    fn fill(&self, slot: usize, at: usize, bytes: &[u8]) -> Outcome<()>;
+    /// Starts copying a part of the host memory to the device, after what the slot was [left](Copies::leave)
+    /// behind. Never waits.
+    fn start(&self, slot: usize, from: Range<usize>, to: Address) -> Outcome<()>;
+    /// Lets kernels that are submitted from now on wait for the last copy into a slot.
+    fn arrive(&self, slot: usize) -> Outcome<()>;
+    /// Lets the next copy into a slot wait for the kernels that were submitted so far.
+    fn leave(&self, slot: usize) -> Outcome<()>;
+    /// Waits for the copies that arrived, and says what they took.
+    fn times(&self) -> Outcome<CopyTimes>;
+}
+
+/// A CUDA driver with one device and one stream for all but [`Copies`].
 pub trait Driver: Send + Sync {
     /// The device.
     fn describe(&self) -> &Description;
@@ -130,6 +156,8 @@ pub trait Driver: Send + Sync {
     fn record(&self, launches: &[Launch]) -> Outcome<Box<dyn Replay>>;
     /// Runs launches one by one and waits; the time of each on the device.
     fn time(&self, launches: &[Launch]) -> Outcome<Vec<Duration>>;
-    /// Waits for all that was submitted.
+    /// Pins so many bytes of host memory, above 0, for copies to so many slots.
+    fn copies(&self, bytes: usize, slots: usize) -> Outcome<Box<dyn Copies>>;
+    /// Waits for all that was submitted, [`Copies`] apart.
     fn wait(&self) -> Outcome<()>;
 }

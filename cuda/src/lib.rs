@@ -7,6 +7,7 @@
 mod backend;
 pub mod cubin;
 pub mod driver;
+mod feed;
 mod find;
 mod memory;
 pub mod nvidia;

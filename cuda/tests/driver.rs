@@ -334,3 +334,36 @@ fn many_threads_may_call() {
         });
     });
 }
+
+#[test]
+fn copies_beside_kernels_arrive_in_their_slots() {
+    with_mock("copies_beside_kernels_arrive_in_their_slots", &[], true, || {
+        let driver = driver();
+        let slots = [driver.alloc(64).unwrap(), driver.alloc(64).unwrap()];
+        let copies = driver.copies(256, 2).unwrap();
+        for round in 0..600 {
+            let slot = round % 2;
+            copies.fill(slot, 128 * slot, &bytes(&[round as f32; 16])).unwrap();
+            copies.start(slot, 128 * slot..128 * slot + 64, slots[slot]).unwrap();
+            copies.arrive(slot).unwrap();
+            assert_eq!(floats(&read(&*driver, slots[slot], 64)), [round as f32; 16]);
+            copies.leave(slot).unwrap();
+        }
+        let times = copies.times().unwrap();
+        assert!(times.copying > Duration::ZERO, "{times:?}");
+        copies.start(1, 0..0, slots[1]).unwrap();
+        for fault in [
+            copies.fill(2, 0, &[0]),
+            copies.start(2, 0..4, slots[0]),
+            copies.arrive(2),
+            copies.leave(7),
+            copies.fill(0, 250, &[0; 8]),
+            copies.fill(0, usize::MAX, &[0; 8]),
+            copies.start(0, 192..257, slots[0]),
+        ] {
+            assert!(matches!(fault, Err(Fault::Failed(_))), "{fault:?}");
+        }
+        drop(copies);
+        slots.into_iter().for_each(|slot| driver.free(slot));
+    });
+}

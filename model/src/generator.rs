@@ -13,7 +13,7 @@ use crate::host_sampling::{Sampler, Sampling};
 use crate::lookup;
 use crate::session::{BatchRow, Draw, PendingTokens, Session};
 use crate::stop::StopStrings;
-use crate::stream::StreamDecoder;
+use crate::text_stream::StreamDecoder;
 use crate::tokenizer::Tokenizer;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

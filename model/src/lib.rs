@@ -1,7 +1,7 @@
 //! Ternary and dense transformers: what a model is ([`config`], [`presets`]),
 //! its files ([`tensors`], [`tensor_write`], [`tokenizer`], [`generation_config`]),
-//! where it is found ([`locate`]) and how its next token is chosen
-//! ([`host_sampling`]).
+//! where it is found ([`locate`]), how its next token is chosen
+//! ([`host_sampling`]) and how it runs where it does not fit ([`mod@stream`]).
 //!
 //! Models are Hugging Face folders or GGUF files ([`gguf`]). Everything read is checked before
 //! it is used; errors name file, field and remedy.
@@ -49,6 +49,7 @@ pub mod stream;
 pub mod tensor_names;
 pub mod tensor_write;
 pub mod tensors;
+pub mod text_stream;
 pub mod tokenizer;
 pub mod tokenizer_golden;
 pub mod weights;

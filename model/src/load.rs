@@ -57,18 +57,32 @@ impl Model {
     /// As [`Model::load`], with progress. After an error the device holds only a part of the weights,
     /// which goes when the model is dropped.
     pub fn load_with(&self, device: &Device, source: &dyn Source, progress: &Progress<'_>) -> Result<()> {
-        device.check_budget("the weights", self.bytes(), "choose a smaller model or another device")?;
-        let tensors = self.tensors();
+        self.load_some(device, source, progress, &|_| true)
+    }
+
+    /// As [`Model::load_with`], of the tensors that are wanted alone.
+    pub(crate) fn load_some(
+        &self,
+        device: &Device,
+        source: &dyn Source,
+        progress: &Progress<'_>,
+        wanted: &(dyn Fn(&Tensor) -> bool + Sync),
+    ) -> Result<()> {
+        let tensors: Vec<Tensor> = self.tensors().into_iter().filter(|tensor| wanted(tensor)).collect();
+        let total = tensors.iter().map(|tensor| tensor.spec().bytes()).sum();
+        device.check_budget("the weights", total, "choose a smaller model or another device")?;
         let places = self.places(&tensors);
         // Before anything is written, since several matrices may share a tensor. Memory is zeroed, so the
         // threads share this too.
         tensors.par_iter().try_for_each(|tensor| device.allocate(tensor))?;
-        let loader = Loader { device, source, progress, done: AtomicU64::new(0), total: self.bytes() };
+        let loader = Loader { device, source, progress, done: AtomicU64::new(0), total };
         places.par_iter().try_for_each(|place| loader.load(place))?;
         for (tensor, values) in
             [(&self.rope.coarse, &self.rope.values.coarse), (&self.rope.fine, &self.rope.values.fine)]
         {
-            device.write(tensor, values)?;
+            if wanted(tensor) {
+                device.write(tensor, values)?;
+            }
         }
         Ok(device.backend().wait()?)
     }
@@ -81,7 +95,8 @@ impl Model {
             let name = spec.name.as_str();
             if let Some(part) = ternary.get(name) {
                 let scales = Scales::Matrix(&part.scales, part.index);
-                return Some(Place { tensor: &part.codes, first: part.first, scales, spec });
+                let tensor = *tensors.get(part.codes.name())?;
+                return Some(Place { tensor, first: part.first, scales, spec });
             }
             let scales = groups.get(name).map_or(Scales::None, |&(scales, group)| Scales::Groups(scales, group));
             Some(Place { tensor: *tensors.get(name)?, first: 0, scales, spec })

@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use tritter_runtime::stream::HostMemory;
 
 /// The bytes of a file, paged in as they are touched, or bytes in memory that stand for a file.
 #[derive(Debug)]
@@ -28,13 +29,18 @@ impl Map {
         if about.len() == 0 {
             return Err(Error::checkpoint(path, "the file is empty; copy or download it again"));
         }
+        Self::of_file(&file).map_err(Error::io(path, "map"))
+    }
+
+    /// Maps a whole file that is open, and that nothing writes to any more.
+    pub fn of_file(file: &File) -> std::io::Result<Self> {
         // SAFETY: the mapping is private and read-only, and is only seen as
         // bytes, for which every value is valid. The remaining danger is that
         // another process shortens or rewrites the file meanwhile; this
         // project never does (files are replaced by rename, which leaves the
         // mapped one as it was), and no user space check could exclude it.
-        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-        map.map(|map| Map(Bytes::File(map))).map_err(Error::io(path, "map"))
+        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file) };
+        map.map(|map| Map(Bytes::File(map)))
     }
 
     /// Bytes that did not come from a file.
@@ -47,7 +53,7 @@ impl Map {
     /// Lets the system take back the memory of whole pages inside these bytes. What is read of them again
     /// comes from the file again, so this changes nothing but the memory in use. Without effect where the
     /// system has no such call.
-    pub fn release(&self, bytes: std::ops::Range<usize>) {
+    pub fn release(&self, bytes: Range<usize>) {
         /// A multiple of every page size in use.
         const PAGE: usize = 1 << 16;
         let Bytes::File(map) = &self.0 else { return };
@@ -64,6 +70,33 @@ impl Map {
             // Pages that stay are memory in use for longer, no fault.
             drop(advised);
         }
+    }
+}
+
+impl HostMemory for Map {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    /// Reads ahead and maps the pages, so that who reads the bytes next need not wait for them.
+    fn fetch(&self, range: Range<usize>) {
+        /// Not above any page size in use.
+        const PAGE: usize = 1 << 12;
+        let Some(part) = self.get(range.clone()) else { return };
+        #[cfg(unix)]
+        if let Bytes::File(map) = &self.0 {
+            // Without the advice the pages come when they are touched, in smaller pieces.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            #[cfg(target_os = "linux")]
+            if map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len()).is_ok() {
+                return;
+            }
+        }
+        std::hint::black_box(part.iter().step_by(PAGE).fold(0, |all, byte| all ^ byte));
+    }
+
+    fn release(&self, range: Range<usize>) {
+        Map::release(self, range);
     }
 }
 
@@ -95,6 +128,11 @@ mod tests {
             map.release(range);
         }
         assert_eq!(&*map, content);
+        for range in [0..300_000, 10..11, 70_000..200_000, 299_999..300_000, 5..5, 0..300_001] {
+            map.fetch(range.clone());
+            HostMemory::release(&map, range);
+        }
+        assert_eq!(map.bytes(), content);
     }
 
     #[test]

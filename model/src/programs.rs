@@ -10,6 +10,7 @@
 use crate::cache::{Cache, CacheFormat, CacheShape};
 use crate::error::{Error, Result};
 use crate::forward::{self, Cached, Places, Stream, Trace};
+use crate::stream::{Split, Streamed};
 use crate::weights::Model;
 use tritter_runtime::device::{Arena, Program};
 use tritter_runtime::ops::attention::mask::NO_WINDOW;
@@ -156,8 +157,48 @@ pub(crate) struct Recorded {
     places: Places,
     pick: Option<Tensor>,
     drawn: Drawn,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of a program: all of it, unless layers are streamed.
+#[derive(Debug)]
+pub(crate) struct Part {
     pub(crate) graph: Graph,
     pub(crate) plan: Plan,
+}
+
+impl Part {
+    fn new(graph: Graph) -> Part {
+        Part { plan: Plan::new(&graph), graph }
+    }
+}
+
+/// Records a program up to its final norm and gives its last part, which is to be finished, with `[m, D]`. Where
+/// layers are streamed, each group is a part, and what goes from one part to the next does so in a tensor.
+fn hidden(
+    model: &Model,
+    stream: &Stream,
+    cached: Cached<'_>,
+    name: &str,
+    split: &Split,
+) -> Result<(Vec<Part>, Graph, Value)> {
+    let mut trace = Trace::default();
+    let between = Tensor::state(format!("{name}.hidden"), [stream.len(), model.config.hidden_size], DType::F32);
+    let (mut parts, mut graph) = (Vec::new(), Graph::new(name));
+    let mut x = forward::embed(&mut graph, model, stream, DType::F32, &mut trace)?;
+    for index in 0..=model.layers.len() {
+        if split.cuts_at(index) {
+            let to = graph.bind(&between);
+            copy::copy_into(&mut graph, x, to)?;
+            parts.push(Part::new(std::mem::replace(&mut graph, Graph::new(format!("{name} from layer {index}")))));
+            x = graph.bind(&between);
+        }
+        if index < model.layers.len() {
+            x = forward::layer(&mut graph, model, index, stream, Some(cached), x, &mut trace)?;
+        }
+    }
+    let x = forward::finish(&mut graph, model, x, &mut trace)?;
+    Ok((parts, graph, x))
 }
 
 /// All programs of a layout: chunks, then steps, each by rising length.
@@ -169,12 +210,12 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Records and plans.
-    pub(crate) fn record(model: &Model, cache: &Cache, layout: &Layout) -> Result<Programs> {
+    pub(crate) fn record(model: &Model, cache: &Cache, layout: &Layout, split: &Split) -> Result<Programs> {
         let widths = (0..).map(|i| 1 << i).take_while(|width| *width < 2 * layout.rows);
-        let steps: Vec<Recorded> = widths.map(|rows| step(model, cache, rows)).collect::<Result<_>>()?;
+        let steps: Vec<Recorded> = widths.map(|rows| step(model, cache, rows, split)).collect::<Result<_>>()?;
         let first = steps.first().map(|step| step.drawn.clone());
         let drawn = first.ok_or_else(|| Error::Session("a step has no rows".into()))?;
-        let chunks = layout.chunks().map(|m| chunk(model, cache, &drawn, m)).collect::<Result<_>>()?;
+        let chunks = layout.chunks().map(|m| chunk(model, cache, &drawn, m, split)).collect::<Result<_>>()?;
         Ok(Programs { chunks, steps })
     }
 
@@ -184,36 +225,34 @@ impl Programs {
 }
 
 /// One row a sequence, or one row a token of a draft.
-fn step(model: &Model, cache: &Cache, rows: usize) -> Result<Recorded> {
+fn step(model: &Model, cache: &Cache, rows: usize, split: &Split) -> Result<Recorded> {
     let mut stream = Stream::new(&format!("step{rows}"), rows);
     let drawn = Drawn::new(rows, model.config.vocab_size);
     stream.ids = drawn.tokens.clone();
     let places = Places::new(&format!("step{rows}"), rows, &cache.shape, false);
-    let cached = Some(Cached { cache, places: &places });
-    let mut graph = Graph::new(format!("step of {rows}"));
+    let cached = Cached { cache, places: &places };
+    let (mut parts, mut graph, x) = hidden(model, &stream, cached, &format!("step of {rows}"), split)?;
     let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, cached, DType::F32, &mut Trace::default())?;
     let x = forward::logits(g, model, x)?;
     drawn.record(g, x)?;
-    let plan = Plan::new(&graph);
-    Ok(Recorded { stream, places, pick: None, drawn, graph, plan })
+    parts.push(Part::new(graph));
+    Ok(Recorded { stream, places, pick: None, drawn, parts })
 }
 
 /// `m` tokens of one sequence.
-fn chunk(model: &Model, cache: &Cache, drawn: &Drawn, m: usize) -> Result<Recorded> {
+fn chunk(model: &Model, cache: &Cache, drawn: &Drawn, m: usize, split: &Split) -> Result<Recorded> {
     let stream = Stream::new(&format!("chunk{m}"), m);
     let pick = Tensor::input(format!("chunk{m}.pick"), [1], DType::U32);
     let places = Places::new(&format!("chunk{m}"), m, &cache.shape, true);
-    let cached = Some(Cached { cache, places: &places });
-    let mut graph = Graph::new(format!("{m} tokens"));
+    let cached = Cached { cache, places: &places };
+    let (mut parts, mut graph, x) = hidden(model, &stream, cached, &format!("{m} tokens"), split)?;
     let g = &mut graph;
-    let x = forward::hidden(g, model, &stream, cached, DType::F32, &mut Trace::default())?;
     let row = g.bind(&pick);
     let x = gather::gather(g, x, row, DType::F32)?;
     let x = forward::logits(g, model, x)?;
     drawn.record(g, x)?;
-    let plan = Plan::new(&graph);
-    Ok(Recorded { stream, places, pick: Some(pick), drawn: drawn.clone(), graph, plan })
+    parts.push(Part::new(graph));
+    Ok(Recorded { stream, places, pick: Some(pick), drawn: drawn.clone(), parts })
 }
 
 /// One row of a run.
@@ -235,7 +274,8 @@ pub(crate) struct Ready {
     places: Places,
     pick: Option<Tensor>,
     pub(crate) drawn: Drawn,
-    pub(crate) program: Box<dyn Program>,
+    /// One, unless layers are streamed.
+    parts: Vec<Box<dyn Program>>,
 }
 
 impl Recorded {
@@ -245,12 +285,13 @@ impl Recorded {
     }
 
     pub(crate) fn compile(self, device: &Device, arena: &Arena) -> Result<Ready> {
-        for tensor in self.graph.tensors() {
+        for tensor in self.parts.iter().flat_map(|part| part.graph.tensors()) {
             device.allocate(tensor)?;
         }
         device.write(&self.drawn.recent, &vec![sample::EMPTY; self.drawn.recent.spec().elements()])?;
-        let program = device.compile(&self.graph, &self.plan, arena)?;
-        Ok(Ready { stream: self.stream, places: self.places, pick: self.pick, drawn: self.drawn, program })
+        let parts = self.parts.iter().map(|part| device.compile(&part.graph, &part.plan, arena));
+        let parts = parts.collect::<tritter_runtime::Result<_>>()?;
+        Ok(Ready { stream: self.stream, places: self.places, pick: self.pick, drawn: self.drawn, parts })
     }
 }
 
@@ -267,9 +308,20 @@ impl Ready {
         Ok(device.write(&self.stream.ids, &ids)?)
     }
 
+    /// Dispatches in one run.
+    pub(crate) fn dispatches(&self) -> usize {
+        self.parts.iter().map(|part| part.dispatches()).sum()
+    }
+
     /// Writes where the rows stand and what becomes codes, and puts a run into the queue. Padding sees what the
     /// last row sees, for spans must not fall, and is kept nowhere.
-    pub(crate) fn run(&self, device: &Device, rows: &[Row], groups: &[[u32; 2]]) -> Result<()> {
+    pub(crate) fn run(
+        &self,
+        device: &Device,
+        rows: &[Row],
+        groups: &[[u32; 2]],
+        weights: Option<&Streamed>,
+    ) -> Result<()> {
         let Some(last) = rows.last() else { return Ok(()) };
         let mut rows = rows.to_vec();
         let valid = rows.len() as u32;
@@ -290,7 +342,9 @@ impl Ready {
         if let Some(pick) = &self.pick {
             device.write(pick, &[valid - 1])?;
         }
-        self.program.submit()?;
-        Ok(())
+        match weights {
+            Some(weights) => weights.run(&self.parts),
+            None => Ok(self.parts.iter().try_for_each(|part| part.submit().map(drop))?),
+        }
     }
 }

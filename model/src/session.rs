@@ -11,12 +11,17 @@ use crate::cache::{Cache, CacheBytes, CacheFormat};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::host_sampling::Sampling;
+use crate::load::Progress;
 use crate::places::Sequences;
 use crate::programs::{CONTROL, Drawn, Layout, Programs, Ready, Row};
+use crate::source::Source;
+use crate::stream::{self, Split, Streamed};
 use crate::weights::Model;
 use std::collections::HashSet;
-use tritter_runtime::device::{Pending, Program};
+use std::path::Path;
+use tritter_runtime::device::Pending;
 use tritter_runtime::ops::attention::mask::NO_WINDOW;
+use tritter_runtime::stream::Figures;
 use tritter_runtime::tensor::Role;
 use tritter_runtime::{Device, Plan, Tensor};
 
@@ -61,6 +66,7 @@ pub struct SessionPlan {
     layout: Layout,
     cache: Cache,
     programs: Programs,
+    split: Split,
 }
 
 impl SessionPlan {
@@ -71,16 +77,50 @@ impl SessionPlan {
 
     /// Plans a session. Takes no device memory.
     pub fn with(model: &Model, layout: Layout) -> Result<SessionPlan> {
+        SessionPlan::streamed(model, layout, Split::whole(model.layers.len()))
+    }
+
+    /// Plans a session of which some layers are streamed ([`crate::stream::fit`] chooses which). Takes no device
+    /// memory.
+    pub fn streamed(model: &Model, layout: Layout, split: Split) -> Result<SessionPlan> {
         // Beyond a window that the model itself has, no layer sees anything.
         let layout = Layout { window: layout.window.into_iter().chain(model.config.window).min(), ..layout };
         let cache = Cache::new(&model.config, layout.check(model)?);
-        let programs = Programs::record(model, &cache, &layout)?;
-        Ok(SessionPlan { model: model.clone(), layout, cache, programs })
+        let programs = Programs::record(model, &cache, &layout, &split)?;
+        Ok(SessionPlan { model: model.clone(), layout, cache, programs, split })
     }
 
-    /// Bytes of weights and tables.
+    /// Loads the model's weights: to the device, and those of streamed layers to a file in `folder`.
+    pub fn load(
+        &self,
+        device: &Device,
+        source: &dyn Source,
+        folder: &Path,
+        progress: &Progress<'_>,
+    ) -> Result<Option<Streamed>> {
+        stream::load(&self.model, &self.split, device, source, folder, progress)
+    }
+
+    /// Which layers stay on the device.
+    pub fn split(&self) -> Split {
+        self.split
+    }
+
+    /// Bytes of weights that are streamed in every run.
+    pub fn streamed_bytes(&self) -> u64 {
+        self.split.streamed(&self.model)
+    }
+
+    /// Bytes of slots and staging of streamed layers.
+    pub fn slots(&self) -> u64 {
+        self.split.slots(&self.model)
+    }
+
+    /// Bytes of weights and tables that stay on the device.
     pub fn weights(&self) -> u64 {
-        self.model.bytes()
+        let streamed = self.model.layers.get(self.split.resident..).unwrap_or_default();
+        let streamed = streamed.iter().flat_map(|layer| layer.tensors()).map(|t| t.spec().bytes());
+        self.model.bytes() - streamed.sum::<u64>()
     }
 
     /// What it has room for.
@@ -111,14 +151,14 @@ impl SessionPlan {
     /// Bytes of inputs and small states.
     pub fn small(&self) -> u64 {
         let mut counted: HashSet<usize> = self.cache.tensors().map(Tensor::id).collect();
-        let tensors = self.programs.all().flat_map(|p| p.graph.tensors());
+        let tensors = self.programs.all().flat_map(|p| &p.parts).flat_map(|part| part.graph.tensors());
         let small = tensors.filter(|t| matches!(t.role(), Role::Input | Role::State) && counted.insert(t.id()));
         small.map(|t| t.spec().bytes()).sum()
     }
 
     /// Everything in bytes.
     pub fn total(&self) -> u64 {
-        self.weights() + self.cache() + self.arena() + self.small()
+        self.weights() + self.slots() + self.cache() + self.arena() + self.small()
     }
 
     /// Bytes that a step of one row reads with `visible` tokens in the cache: all weights, of an embedding
@@ -127,16 +167,24 @@ impl SessionPlan {
         let table = self.model.embedding.values.spec();
         let unread = if self.model.head.is_some() { table.bytes() - table.row_bytes() } else { 0 };
         let rope = [&self.model.rope.coarse, &self.model.rope.fine].map(|t| t.spec().bytes() - t.spec().row_bytes());
-        let weights = self.weights() - unread - rope.iter().sum::<u64>();
+        let weights = self.model.bytes() - unread - rope.iter().sum::<u64>();
         weights as f64 + visible * self.cache.row_bytes() as f64
     }
 
     fn plans(&self) -> Vec<&Plan> {
-        self.programs.all().map(|p| &p.plan).collect()
+        self.programs.all().flat_map(|p| &p.parts).map(|part| &part.plan).collect()
     }
 
-    /// Allocates and compiles; the model's weights must be loaded.
+    /// Allocates and compiles; the model's weights must be loaded, all of them to the device.
     pub fn open(self, device: &Device) -> Result<Session> {
+        self.open_with(device, None)
+    }
+
+    /// Allocates and compiles, with what [`SessionPlan::load`] gave.
+    pub fn open_with(self, device: &Device, weights: Option<Streamed>) -> Result<Session> {
+        if self.split.streams() != weights.is_some() {
+            return Err(Error::Session("a session is opened with the weights that its own plan has loaded".into()));
+        }
         let Layout { capacity, sequences, .. } = self.layout;
         let what = match sequences {
             1 => format!("a context of {capacity} tokens"),
@@ -158,6 +206,7 @@ impl SessionPlan {
             draws: vec![Draw::GREEDY; sequences],
             sequences: Sequences::new(self.cache.shape),
             cache: self.cache,
+            weights,
             newest: 0,
         })
     }
@@ -189,6 +238,8 @@ pub struct Session {
     draws: Vec<Draw>,
     pub(crate) sequences: Sequences,
     pub(crate) cache: Cache,
+    /// Those that do not stay.
+    weights: Option<Streamed>,
     /// The step whose tokens and logits are those of the last run.
     newest: usize,
 }
@@ -382,12 +433,12 @@ impl Session {
 
     /// Dispatches in one decode step.
     pub fn step_dispatches(&self) -> usize {
-        self.step_program().dispatches()
+        self.steps[0].ready.dispatches()
     }
 
-    /// The decode program, for measurements.
-    pub fn step_program(&self) -> &dyn Program {
-        &*self.steps[0].ready.program
+    /// What was brought in so far, where layers are streamed.
+    pub fn streaming(&self) -> Option<Figures> {
+        self.weights.as_ref().map(Streamed::figures)
     }
 
     fn drawn(&self) -> &Drawn {
@@ -475,7 +526,7 @@ impl Session {
             Which::Chunk(i) => &self.chunks[i],
             Which::Step(i) => &self.steps[i],
         };
-        stage.ready.run(&self.device, rows, groups)?;
+        stage.ready.run(&self.device, rows, groups, self.weights.as_ref())?;
         self.newest = which.step();
         Ok(())
     }

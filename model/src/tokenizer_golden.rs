@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::chat_template::Message;
 use crate::error::{Error, Result, read_json};
-use crate::stream::StreamDecoder;
+use crate::text_stream::StreamDecoder;
 use crate::tokenizer::Tokenizer;
 
 /// The outcome of one kind of comparison.

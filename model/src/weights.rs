@@ -287,7 +287,8 @@ impl Layer {
         all
     }
 
-    fn tensors(&self) -> Vec<Tensor> {
+    /// All its tensors, each once.
+    pub fn tensors(&self) -> Vec<Tensor> {
         let mut all: Vec<Tensor> = self.floats().into_iter().cloned().collect();
         for linear in self.linears() {
             // Of matrices that share a tensor the first names it.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value, widen};
 use crate::op::Op;
 use crate::plan::Plan;
+use crate::stream::{Feed, HostMemory, Load, Way};
 use crate::tensor::{Role, Tensor};
 use std::any::Any;
 use std::borrow::Cow;
@@ -87,17 +88,29 @@ impl fmt::Display for Runs {
     }
 }
 
-/// Memory of one device. Freed when the last clone is dropped.
+/// Memory of one device, or a part of it. Freed when the last clone is dropped.
 #[derive(Clone)]
 pub struct Buffer {
     inner: Arc<dyn Any + Send + Sync>,
+    first: u64,
     bytes: u64,
 }
 
 impl Buffer {
     /// Wraps a backend's own buffer type.
     pub fn new(inner: Arc<dyn Any + Send + Sync>, bytes: u64) -> Self {
-        Buffer { inner, bytes }
+        Buffer { inner, first: 0, bytes }
+    }
+
+    /// Bytes of it as a buffer; `None` if they lie outside.
+    pub fn part(&self, first: u64, bytes: u64) -> Option<Buffer> {
+        let inside = first.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        inside.then(|| Buffer { inner: self.inner.clone(), first: self.first + first, bytes })
+    }
+
+    /// Its first byte in the backend's own buffer. Backends are given offsets that count it already.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// The backend's own type, or `None` if the buffer is another backend's.
@@ -167,6 +180,21 @@ pub trait Backend: Send + Sync {
     fn write(&self, to: &Buffer, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Starts reading bytes (a multiple of 4) as they are after all that was submitted so far.
     fn fetch(&self, from: &Buffer, offset: u64, bytes: u64) -> Result<Box<dyn Pending>>;
+    /// How weights that do not stay reach the kernels.
+    fn way(&self) -> Way {
+        Way::Missing
+    }
+    /// Host memory as a buffer that kernels read where it lies, where the way is [`Way::InPlace`].
+    fn adopt(&self, _memory: &Arc<dyn HostMemory>) -> Result<Buffer> {
+        Err(Error::Device {
+            device: self.caps().id.clone(),
+            message: "kernels cannot read host memory in place".into(),
+        })
+    }
+    /// Opens what brings groups in.
+    fn feed(&self, _load: Load) -> Result<Box<dyn Feed>> {
+        Err(Error::Device { device: self.caps().id.clone(), message: "weights cannot be streamed to it".into() })
+    }
     /// Compiles a graph. Every tensor that it binds must have memory here.
     fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>>;
     /// Waits until the queue is empty.
@@ -247,7 +275,8 @@ impl Device {
         if tensor.buffer().is_none() {
             tensor.spec().check(tensor.name())?;
             let buffer = self.0.alloc(tensor.spec().bytes(), tensor.role(), tensor.name())?;
-            tensor.set_buffer(buffer);
+            // If another thread was faster, its memory stays: programs may be bound to it.
+            let _ = tensor.place(buffer);
         }
         Ok(())
     }
@@ -267,7 +296,8 @@ impl Device {
         {
             return Err(Error::Range { tensor: tensor.name().into(), offset, found, size });
         }
-        self.0.write(self.buffer(tensor)?, offset, bytes)
+        let buffer = self.buffer(tensor)?;
+        self.0.write(buffer, buffer.first() + offset, bytes)
     }
 
     /// Writes a whole tensor of 4-byte elements or stored words.
@@ -286,7 +316,8 @@ impl Device {
 
     /// Starts reading a whole tensor.
     pub fn fetch(&self, tensor: &Tensor) -> Result<Box<dyn Pending>> {
-        self.0.fetch(self.buffer(tensor)?, 0, tensor.spec().bytes())
+        let buffer = self.buffer(tensor)?;
+        self.0.fetch(buffer, buffer.first(), tensor.spec().bytes())
     }
 
     /// Reads stored bytes (a multiple of 4) from a byte offset (a multiple of 4) on and waits for them.
@@ -298,7 +329,8 @@ impl Device {
         {
             return Err(Error::Range { tensor: tensor.name().into(), offset, found: bytes, size });
         }
-        self.0.fetch(self.buffer(tensor)?, offset, bytes)?.wait()
+        let buffer = self.buffer(tensor)?;
+        self.0.fetch(buffer, buffer.first() + offset, bytes)?.wait()
     }
 
     /// Reads a whole tensor of 4-byte elements or stored words and waits for it.

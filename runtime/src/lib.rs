@@ -21,6 +21,7 @@ pub mod ops;
 pub mod plan;
 pub mod random;
 pub mod reference;
+pub mod stream;
 pub mod tensor;
 
 pub use device::{Device, Opened};

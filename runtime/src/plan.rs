@@ -89,7 +89,7 @@ impl Plan {
         self.places.get(&value).copied()
     }
 
-    /// The memory of a value and its first byte there, given the arena of a device (named for messages).
+    /// The memory of a value and its first byte in the backend's buffer, given the arena of a device (named for messages).
     pub fn locate<'a>(
         &self,
         graph: &'a Graph,
@@ -101,13 +101,16 @@ impl Plan {
         let (buffer, offset) = match graph.origin(root) {
             Origin::Bound(tensor) => {
                 let missing = || Error::NotAllocated { tensor: tensor.name().into(), device: device.into() };
-                (tensor.buffer().ok_or_else(missing)?, 0)
+                let buffer = tensor.buffer().ok_or_else(missing)?;
+                (buffer, buffer.first())
             }
             _ => {
                 let place = self.place(root);
                 let slab = place.and_then(|p| arena.slabs.get(p.slab).map(|slab| (slab, p)));
                 match slab {
-                    Some((slab, place)) if place.offset + place.bytes <= slab.bytes() => (slab, place.offset),
+                    Some((slab, place)) if place.offset + place.bytes <= slab.bytes() => {
+                        (slab, slab.first() + place.offset)
+                    }
                     _ => {
                         let message = format!("graph `{}` does not fit the arena it was given", graph.name());
                         return Err(Error::Device { device: device.into(), message });

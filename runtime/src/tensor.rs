@@ -79,8 +79,9 @@ impl Tensor {
         self.0.buffer.get()
     }
 
-    pub(crate) fn set_buffer(&self, buffer: Buffer) {
-        // A second allocation keeps the first: programs are already bound to it.
-        let _ = self.0.buffer.set(buffer);
+    /// Gives it memory, which may be a part of a buffer and the memory of other tensors as well; `false` if the
+    /// buffer is smaller than the tensor or it has memory already, which programs may be bound to.
+    pub fn place(&self, buffer: Buffer) -> bool {
+        buffer.bytes() >= self.0.spec.bytes() && self.0.buffer.set(buffer).is_ok()
     }
 }

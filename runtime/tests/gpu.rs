@@ -5,7 +5,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::time::Duration;
-use tritter_runtime::check::{Placement, check_case, check_placed};
+use tritter_runtime::check::{Placement, check_case, check_placed, check_streamed};
 use tritter_runtime::device::{Caps, Support};
 use tritter_runtime::gpu::{self, Options};
 use tritter_runtime::op::{Row, Size};
@@ -31,6 +31,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_buffer_above_the_device_limit_is_refused", too_large),
     ("pipelines_are_built_once", pipelines),
     ("times_are_given_for_every_node", times),
+    ("streamed_weights_give_the_bits_of_resident_ones", streamed),
 ];
 
 const ALWAYS: &[(&str, Test)] =
@@ -279,6 +280,18 @@ fn too_large() -> Result<(), Failed> {
     let tensor = Tensor::state("huge", [1 << 21, 1 << 21], DType::F32);
     let outcome = device().allocate(&tensor);
     ensure(matches!(outcome, Err(Error::DoesNotFit { .. })), || format!("{outcome:?}"))
+}
+
+fn streamed() -> Result<(), Failed> {
+    let device = device();
+    let before = device.backend().memory().buffers;
+    for seed in 1..4 {
+        let bytes = check_streamed(&device, seed)?;
+        ensure(bytes > Some(0), || format!("{bytes:?}"))?;
+    }
+    device.backend().wait()?;
+    let after = device.backend().memory().buffers;
+    ensure(before == after, || format!("{before} bytes before, {after} after"))
 }
 
 fn pipelines() -> Result<(), Failed> {

@@ -145,6 +145,15 @@ pub(crate) struct WeightArgs {
     pub(crate) rope: Option<RopeExtension>,
 }
 
+/// Models that are larger than the memory.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub(crate) struct StreamArgs {
+    /// Let layers that do not fit --memory-limit come from a file in the user's cache folder in every step: slower, and
+    /// bit for bit the same
+    #[arg(long)]
+    pub(crate) stream: bool,
+}
+
 /// Format of `--weights`.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum TernaryFormat {
@@ -300,6 +309,8 @@ pub(crate) struct Generate {
     pub(crate) context: Option<usize>,
     #[command(flatten)]
     pub(crate) choice: Choice,
+    #[command(flatten)]
+    pub(crate) streaming: StreamArgs,
     /// Go on after an end-of-text token
     #[arg(long)]
     pub(crate) ignore_eos: bool,
@@ -533,6 +544,8 @@ pub(crate) struct BenchDecode {
     pub(crate) vocab: Option<usize>,
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
+    #[command(flatten)]
+    pub(crate) streaming: StreamArgs,
     #[command(flatten)]
     pub(crate) formats: WeightArgs,
 }

@@ -9,6 +9,7 @@ mod output;
 mod peaks;
 mod plan;
 mod sizes;
+mod stream;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -149,11 +149,16 @@ impl Opened {
         Ok(planned)
     }
 
+    /// Describes the model on a device. Takes no memory there.
+    pub(crate) fn describe(&self, device: &Device, source: &dyn Source, positions: usize) -> Result<Model> {
+        let formats = self.formats(source)?.on(device);
+        Ok(Model::with_formats(&self.config, Form::Run, formats, positions))
+    }
+
     /// Loads the weights in running form; a preset gets random ones.
     pub(crate) fn load(&self, device: &Device, positions: usize) -> Result<Model> {
         let source = self.source()?;
-        let formats = self.formats(&*source)?.on(device);
-        let model = Model::with_formats(&self.config, Form::Run, formats, positions);
+        let model = self.describe(device, &*source, positions)?;
         self.fill(device, &*source, &model)?;
         Ok(model)
     }

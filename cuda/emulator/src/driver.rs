@@ -9,11 +9,14 @@ use crate::memory::Memory;
 use crate::source;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tritter_cuda::driver::{Address, Description, Download, Driver, Fault, Kernel, Launch, Outcome, Replay};
+use tritter_cuda::driver::{
+    Address, Copies, CopyTimes, Description, Download, Driver, Fault, Kernel, Launch, Outcome, Replay,
+};
 
 /// A CUDA driver without a card.
 #[derive(Clone)]
@@ -198,6 +201,48 @@ impl Replay for Recorded {
     }
 }
 
+/// Copies that are done at the call.
+struct Immediate {
+    driver: Emulator,
+    memory: Mutex<Vec<u8>>,
+    slots: usize,
+}
+
+impl Immediate {
+    fn known(&self, slot: usize) -> Outcome<()> {
+        if slot < self.slots { Ok(()) } else { Err(Fault::Failed(format!("slot {slot} of {}", self.slots))) }
+    }
+}
+
+impl Copies for Immediate {
+    fn fill(&self, slot: usize, at: usize, bytes: &[u8]) -> Outcome<()> {
+        self.known(slot)?;
+        let mut memory = self.memory.lock();
+        let place = at.checked_add(bytes.len()).and_then(|end| memory.get_mut(at..end));
+        place.ok_or_else(|| Fault::Failed("a write beyond the pinned memory".into()))?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn start(&self, slot: usize, from: Range<usize>, to: Address) -> Outcome<()> {
+        self.known(slot)?;
+        let memory = self.memory.lock();
+        let part = memory.get(from).ok_or_else(|| Fault::Failed("a copy beyond the pinned memory".into()))?;
+        self.driver.upload(to, part)
+    }
+
+    fn arrive(&self, slot: usize) -> Outcome<()> {
+        self.known(slot)
+    }
+
+    fn leave(&self, slot: usize) -> Outcome<()> {
+        self.known(slot)
+    }
+
+    fn times(&self) -> Outcome<CopyTimes> {
+        Ok(CopyTimes::default())
+    }
+}
+
 impl Driver for Emulator {
     fn describe(&self) -> &Description {
         &self.0.description
@@ -255,6 +300,10 @@ impl Driver for Emulator {
             self.0.launch(launch).map(|()| start.elapsed())
         };
         launches.iter().map(each).collect()
+    }
+
+    fn copies(&self, bytes: usize, slots: usize) -> Outcome<Box<dyn Copies>> {
+        Ok(Box::new(Immediate { driver: self.clone(), memory: Mutex::new(vec![0; bytes]), slots }))
     }
 
     fn wait(&self) -> Outcome<()> {

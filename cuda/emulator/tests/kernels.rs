@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tritter_cuda::driver::{Address, Driver, Fault, Launch, Operand};
 use tritter_cuda_emulator::{Compiler, Emulator, Options, device};
 use tritter_runtime::Opened;
-use tritter_runtime::check::check_case;
+use tritter_runtime::check::{check_case, check_streamed};
 use tritter_runtime::op::{Row, Size};
 
 fn main() {
@@ -22,6 +22,7 @@ fn main() {
         trial(&compiler, "f16::conversions".into(), |_| conversions()),
         trial(&compiler, "launches::parallel".into(), |_| parallel()),
         trial(&compiler, "params::mismatch_is_seen".into(), mismatch),
+        trial(&compiler, "streamed::bits".into(), |_| streamed()),
     ];
     for row in Row::all().iter().filter(|row| !row.cuda.is_empty()) {
         trials.push(trial(&compiler, format!("params::{}", row.name), |compiler| params(compiler, row)));
@@ -192,4 +193,10 @@ fn entries(row: &Row) -> Result<(), Failed> {
         driver.kernel(row.name, entry).map_err(words)?;
     }
     Ok(())
+}
+
+/// Streamed weights give the bits of resident ones.
+fn streamed() -> Result<(), Failed> {
+    let Opened::Ready(device) = device(Options::default()) else { return Err("no emulator".into()) };
+    if check_streamed(&device, 5)? > Some(0) { Ok(()) } else { Err("nothing was streamed".into()) }
 }

@@ -97,8 +97,20 @@ impl Event {
 
     /// Puts it behind all that was submitted. The context is current.
     pub(super) fn record(&self) -> Outcome<()> {
+        self.record_in(self.context.stream())
+    }
+
+    /// Puts it behind all that was submitted to a stream of this context, which is current.
+    pub(super) fn record_in(&self, stream: sys::CUstream) -> Outcome<()> {
         // SAFETY: event and stream are alive and of one context.
-        unsafe { call!(self.context.api, cuEventRecord(self.event, self.context.stream())) }
+        unsafe { call!(self.context.api, cuEventRecord(self.event, stream)) }
+    }
+
+    /// Lets what is submitted to a stream of this context from now on wait until it has happened; nothing waits
+    /// for an event that was never recorded. The context is current.
+    pub(super) fn hold(&self, stream: sys::CUstream) -> Outcome<()> {
+        // SAFETY: event and stream are alive and of one context.
+        unsafe { call!(self.context.api, cuStreamWaitEvent(stream, self.event, 0)) }
     }
 
     /// Waits until all that was submitted before it has happened. The context is current.
@@ -194,6 +206,36 @@ impl Pinned {
             let part = self.bytes.add(at);
             part.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
             call!(api, cuMemcpyHtoDAsync_v2(to, part.as_ptr().cast(), bytes.len(), stream))
+        }
+    }
+
+    /// Writes at `at`.
+    ///
+    /// # Safety
+    /// The device does not read that part.
+    pub(super) unsafe fn write(&mut self, at: usize, bytes: &[u8]) -> Outcome<()> {
+        if at.checked_add(bytes.len()).is_none_or(|end| end > self.length) {
+            return Err(Fault::Failed("a write beyond the pinned memory".into()));
+        }
+        // SAFETY: the part lies inside, nobody reads it, and host memory that the driver allocated is no part of
+        // `bytes`.
+        unsafe { self.bytes.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Starts copying a part, not empty, to the device in a stream. The context is current.
+    ///
+    /// # Safety
+    /// The stream is alive and of this context, `to` is memory of it with room, and until the copy has happened
+    /// the part is not written and both memories stay.
+    pub(super) unsafe fn copy(&self, part: std::ops::Range<usize>, to: Address, stream: sys::CUstream) -> Outcome<()> {
+        if part.start > part.end || part.end > self.length {
+            return Err(Fault::Failed("a copy beyond the pinned memory".into()));
+        }
+        // SAFETY: the part lies inside, and the caller answers for the rest.
+        unsafe {
+            let from = self.bytes.add(part.start).as_ptr().cast();
+            call!(self.context.api, cuMemcpyHtoDAsync_v2(to, from, part.len(), stream))
         }
     }
 

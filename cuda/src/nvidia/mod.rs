@@ -1,6 +1,6 @@
 //! The real driver: NVIDIA's, through its own API.
 //!
-//! One primary context, one stream that does not wait for others, memory from a pool in the order of
+//! One primary context, one stream that does not wait for others (and one for copies of streamed weights), memory from a pool in the order of
 //! the stream, copies through pinned memory, kernels from [`crate::cubin`], recorded launches as CUDA
 //! graphs. Any thread may call; each call makes the context current in its thread first.
 #![allow(unsafe_code)]
@@ -15,11 +15,12 @@ mod graph;
 mod kernels;
 mod memory;
 mod ring;
+mod streamed;
 
 pub use cards::Card;
 
 use crate::cubin::Supply;
-use crate::driver::{Address, Description, Download, Driver, Fault, Kernel, Launch, Outcome, Replay};
+use crate::driver::{Address, Copies, Description, Download, Driver, Fault, Kernel, Launch, Outcome, Replay};
 use api::{Api, call};
 use cards::Device;
 use context::{Context, Event};
@@ -30,6 +31,7 @@ use kernels::Kernels;
 use memory::Memory;
 use std::sync::Arc;
 use std::time::Duration;
+use streamed::Streamed;
 
 /// The cards that the driver shows, usable or not, or why there are none. Creates no context.
 pub fn list() -> Result<Vec<Card>, String> {
@@ -194,6 +196,11 @@ impl Driver for Nvidia {
         };
         let times = events.windows(2).map(|pair| between(pair).map(milliseconds));
         times.collect()
+    }
+
+    fn copies(&self, bytes: usize, slots: usize) -> Outcome<Box<dyn Copies>> {
+        self.context.enter()?;
+        Ok(Box::new(Streamed::new(&self.context, bytes, slots)?))
     }
 
     fn wait(&self) -> Outcome<()> {

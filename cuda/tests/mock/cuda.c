@@ -306,6 +306,15 @@ Result cuEventRecord(Object* event, Object* stream) {
     return leave(OK);
 }
 
+// Work of all streams is executed in the order of submission, which is one of those that are allowed.
+Result cuStreamWaitEvent(Object* stream, Object* event, unsigned flags) {
+    ENTER;
+    ALIVE(stream, STREAM);
+    ALIVE(event, EVENT);
+    CHECK(flags == 0, "flags %u", flags);
+    return leave(OK);
+}
+
 Result cuEventSynchronize(Object* event) {
     ENTER;
     ALIVE(event, EVENT);

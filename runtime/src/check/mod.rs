@@ -7,8 +7,10 @@
 mod compare;
 mod gradient;
 mod guarded;
+mod streamed;
 
 pub use gradient::{GradientFinding, check_gradient};
+pub use streamed::check_streamed;
 
 use crate::device::{Device, MemoryUse, Runs};
 use crate::dtype::DType;

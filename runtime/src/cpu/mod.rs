@@ -1,6 +1,8 @@
 //! The CPU backend: programs run in this process, in order, when they are submitted.
 
 pub(crate) mod attention;
+#[cfg(not(target_arch = "wasm32"))]
+mod feed;
 pub mod math;
 mod memory;
 pub mod parallel;
@@ -16,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::op::Op;
 use crate::plan::Plan;
+use crate::stream::HostMemory;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::stream::{Feed, Load, Way};
 use crate::tensor::Role;
 use memory::Memory;
 use std::sync::Arc;
@@ -125,6 +130,9 @@ impl Backend for Cpu {
 
     fn write(&self, to: &Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
         let memory = self.memory_of(to)?;
+        if memory.is_read_only() {
+            return Err(self.error("the memory of a file is only read".into()));
+        }
         let mut lines = memory.write();
         let stored: &mut [u8] = bytemuck::cast_slice_mut(&mut lines);
         let first = offset as usize;
@@ -137,11 +145,28 @@ impl Backend for Cpu {
 
     fn fetch(&self, from: &Buffer, offset: u64, bytes: u64) -> Result<Box<dyn Pending>> {
         let memory = self.memory_of(from)?;
-        let lines = memory.read();
-        let stored: &[u8] = bytemuck::cast_slice(&lines);
+        let reading = memory.read();
+        let stored: &[u8] = bytemuck::cast_slice(reading.words());
         let part = stored.get(offset as usize..(offset + bytes) as usize);
         let part = part.ok_or_else(|| self.error(format!("{bytes} bytes at {offset} lie outside a buffer")))?;
         Ok(Box::new(Ready(part.to_vec())))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn way(&self) -> Way {
+        Way::InPlace
+    }
+
+    fn adopt(&self, memory: &Arc<dyn HostMemory>) -> Result<Buffer> {
+        let bytes = memory.bytes().len() as u64;
+        let adopted = Memory::adopt(memory.clone(), self.used.clone());
+        let adopted = adopted.ok_or_else(|| self.error("host memory lies in no whole lines of 64 bytes".into()))?;
+        Ok(Buffer::new(Arc::new(adopted), bytes))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn feed(&self, load: Load) -> Result<Box<dyn Feed>> {
+        Ok(Box::new(feed::InPlace::new(load)?))
     }
 
     fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {

@@ -1,7 +1,7 @@
 //! A compiled program on the CPU: a list of kernel calls with resolved places.
 
 use super::Cpu;
-use super::memory::{Line, Memory};
+use super::memory::{Line, Memory, Reading};
 use super::parallel;
 use crate::device::{Arena, Backend, Program, Support, Ticket, Timings};
 use crate::dtype::Spec;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Op};
 use crate::plan::Plan;
-use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::RwLockWriteGuard;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +45,10 @@ impl CpuProgram {
             for (operand, &value) in node.op.row().signature.operands.iter().zip(&node.operands) {
                 let (memory, first) = locate(cpu, graph, plan, arena, value)?;
                 let writes = operand.access.writes();
+                if writes && memory.is_read_only() {
+                    let message = format!("graph `{}` writes to memory that is only read", graph.name());
+                    return Err(Error::Device { device: cpu.caps.id.clone(), message });
+                }
                 let list = if writes { &mut call.written } else { &mut call.read };
                 let known = list.iter().position(|m| Arc::ptr_eq(m, &memory));
                 let buffer = known.unwrap_or_else(|| {
@@ -68,13 +72,10 @@ fn locate(cpu: &Cpu, graph: &Graph, plan: &Plan, arena: &Arena, value: Value) ->
 
 impl Call {
     fn run(&self) {
-        let read: Vec<RwLockReadGuard<'_, Vec<Line>>> = self.read.iter().map(|m| m.read()).collect();
+        let read: Vec<Reading<'_>> = self.read.iter().map(|m| m.read()).collect();
         let mut written: Vec<RwLockWriteGuard<'_, Vec<Line>>> = self.written.iter().map(|m| m.write()).collect();
-        let reads: Vec<&[u32]> = self
-            .places
-            .iter()
-            .map(|p| if p.writes { &[] } else { &bytemuck::cast_slice(&read[p.buffer])[p.words.clone()] })
-            .collect();
+        let reads: Vec<&[u32]> =
+            self.places.iter().map(|p| if p.writes { &[] } else { &read[p.buffer].words()[p.words.clone()] }).collect();
         let mut writes: Vec<&mut [u32]> = self.places.iter().map(|_| Default::default()).collect();
         for (buffer, guard) in written.iter_mut().enumerate() {
             let mut parts: Vec<usize> =

@@ -7,6 +7,8 @@
 
 mod adapter;
 mod context;
+#[cfg(not(target_arch = "wasm32"))]
+mod feed;
 mod fetch;
 mod lower;
 mod memory;
@@ -24,6 +26,8 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::op::Op;
 use crate::plan::Plan;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::stream::{Feed, Load, Way};
 use crate::tensor::Role;
 use context::Context;
 use memory::Memory;
@@ -124,6 +128,17 @@ impl Backend for Gpu {
         memory.check_range(&self.0, offset, bytes)?;
         self.0.raise()?;
         Ok(Box::new(fetch::start(&self.0, memory.buffer(), offset, bytes)?))
+    }
+
+    /// Copies go through the one queue, so that a second slot would not let them overlap with kernels.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn way(&self) -> Way {
+        Way::Slots { slots: 1, staging: feed::STAGING }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn feed(&self, load: Load) -> Result<Box<dyn Feed>> {
+        Ok(Box::new(feed::Staged::new(&self.0, load)?))
     }
 
     fn compile(&self, graph: &Graph, plan: &Plan, arena: &Arena) -> Result<Box<dyn Program>> {

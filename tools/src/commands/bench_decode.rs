@@ -11,6 +11,7 @@ use crate::measure::{Measure, MemoryReport};
 use crate::open::Opened;
 use crate::output;
 use crate::peaks;
+use crate::stream::{self, Streaming, Streams};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -52,6 +53,9 @@ struct Report {
     used_bytes: u64,
     #[serde(flatten)]
     memory: MemoryReport,
+    /// Of the decoding alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streaming: Option<Streaming>,
 }
 
 pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
@@ -71,13 +75,14 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     let opened = opened.reaching(Some(job.cache.window.map_or(capacity, reach)))?;
     let device = device::open_within(global, job.cache.memory_limit)?;
     let measure = Measure::begin(&device);
-    let plan = opened.fit(&device, job.cache.layout(capacity), job.cache.may())?.plan;
+    let (plan, weights) = stream::load(&opened, &device, job.cache.layout(capacity), job.cache.may(), job.streaming)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (planned, layout) = (plan.total(), plan.layout());
     let visible = (job.fill as f64 + (job.tokens as f64 + 1.0) / 2.0)
         .min((layout.window.unwrap_or(capacity) + layout.sinks) as f64);
     let bytes_per_token = plan.step_bytes(visible);
-    let mut session = plan.open(&device)?;
+    let streams = Streams::of(&plan);
+    let mut session = plan.open_with(&device, weights)?;
     let mut random = Random::new(1);
     let vocab = opened.config.vocab_size as u64;
     let ids: Vec<u32> = (0..capacity).map(|_| random.below(vocab) as u32).collect();
@@ -94,6 +99,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         medians.insert(length.to_string(), rate.into());
         spreads.insert(length.to_string(), spread(&rates).to_vec().into());
     }
+    let before = session.streaming().unwrap_or_default();
     let mut steps = Vec::new();
     let decoding = || {
         let times = decode(&mut session, ids[0], job)?;
@@ -102,6 +108,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     };
     let rates = repeated(job.repeats, decoding)?;
     let rate = median(rates.clone());
+    let streamed = session.streaming().unwrap_or_default().since(&before);
     let submit = submitting(&mut session, ids[0], job)?;
     // Bandwidth is measured with memory of its own.
     let memory = MemoryReport::of(&device, planned, &measure);
@@ -133,6 +140,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         encode_and_submit_us_median: submit * 1e6,
         used_bytes: device.backend().memory().buffers,
         memory,
+        streaming: streams.map(|streams| streams.report(streamed, Some(rate))),
     };
     if global.json {
         output::json(&report)?
@@ -254,5 +262,6 @@ fn text(r: &Report, dot: Option<&str>) -> String {
         r.memory,
         bytes(r.used_bytes)
     );
+    text += &r.streaming.map(|streaming| streaming.text()).unwrap_or_default();
     text
 }

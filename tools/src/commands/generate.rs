@@ -7,6 +7,7 @@ use crate::open::Opened;
 use crate::output;
 use crate::peaks;
 use crate::plan::session::May;
+use crate::stream::{self, Streaming, Streams};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::Read;
@@ -66,6 +67,9 @@ struct Stats {
     acceptance: Option<f64>,
     #[serde(flatten)]
     memory: MemoryReport,
+    /// Of prompt and text together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streaming: Option<Streaming>,
 }
 
 pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
@@ -88,10 +92,11 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     let measure = Measure::begin(&device);
     // A draft is verified as rows of one step.
     let may = May { queue: args.speculate == 0, ..args.choice.cache.may() };
-    let plan = opened.fit(&device, layout, may)?.plan;
+    let (plan, weights) = stream::load(&opened, &device, layout, may, args.streaming)?;
+    let away = Streams::of(&plan);
     let planned = plan.total();
     let reads = Reads { step: plan.step_bytes(0.0), visible: plan.step_bytes(1.0) - plan.step_bytes(0.0) };
-    let mut session = plan.open(&device)?;
+    let mut session = plan.open_with(&device, weights)?;
     if sampling.temperature > 0.0 {
         eprintln!("seed: {seed}");
     }
@@ -122,7 +127,9 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
         }
     }
     let memory = MemoryReport::of(&device, planned, &measure);
-    let stats = if args.stats { Some(stats(&device, &took, &reads, memory)?) } else { None };
+    let streamed = away.map(|away| away.report(session.streaming().unwrap_or_default(), None));
+    let stats =
+        if args.stats { Some(Stats { streaming: streamed, ..stats(&device, &took, &reads, memory)? }) } else { None };
     if global.json {
         let single = if let [one] = outputs.as_slice() { Some(one) } else { None };
         return output::json(&Report {
@@ -281,6 +288,7 @@ fn stats(device: &Device, took: &Took, reads: &Reads, memory: MemoryReport) -> R
         bandwidth_share: per_second / bandwidth,
         acceptance: (took.drafted > 0).then(|| took.accepted as f64 / took.drafted as f64),
         memory,
+        streaming: None,
     })
 }
 
@@ -302,5 +310,6 @@ fn text(s: &Stats) -> String {
     if let Some(acceptance) = s.acceptance {
         text += &format!("{:.0} % of the drafted tokens were accepted\n", 100.0 * acceptance);
     }
+    text += &s.streaming.map(|streaming| streaming.text()).unwrap_or_default();
     text + &format!("{}\n", s.memory)
 }
