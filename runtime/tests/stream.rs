@@ -17,7 +17,7 @@ fn streamed_weights_give_the_bits_of_resident_ones() {
 struct Bytes(Vec<u8>, Range<usize>);
 
 impl Bytes {
-    fn new(length: usize, off: usize) -> Arc<dyn HostMemory> {
+    fn shared(length: usize, off: usize) -> Arc<dyn HostMemory> {
         let bytes = vec![0; length + 128];
         let first = bytes.as_ptr().align_offset(64) + off;
         Arc::new(Bytes(bytes, first..first + length))
@@ -35,7 +35,7 @@ impl HostMemory for Bytes {
 #[test]
 fn memory_of_another_is_read_and_never_written() {
     let device = cpu::open();
-    let buffer = device.backend().adopt(&Bytes::new(256, 0)).unwrap();
+    let buffer = device.backend().adopt(&Bytes::shared(256, 0)).unwrap();
     assert_eq!(device.backend().memory().buffers, 0);
     let tensor = Tensor::weight("w", [16], DType::F32);
     assert!(buffer.part(200, 64).is_none() && buffer.part(u64::MAX, 2).is_none());
@@ -48,6 +48,6 @@ fn memory_of_another_is_read_and_never_written() {
     fill::fill(&mut g, w, 1.0).unwrap();
     assert!(device.prepare(&g).err().unwrap().to_string().contains("only read"));
     for (length, off) in [(256, 4), (100, 0)] {
-        assert!(device.backend().adopt(&Bytes::new(length, off)).is_err());
+        assert!(device.backend().adopt(&Bytes::shared(length, off)).is_err());
     }
 }
