@@ -8,12 +8,12 @@ use tritter_model::config::{Config, Family};
 use tritter_model::host_sampling::Random;
 use tritter_model::presets::preset;
 use tritter_model::programs::Layout;
-use tritter_model::seeded::FromSeed;
+use tritter_model::seeded::{FromSeed, Synthetic};
 use tritter_model::session::{BatchRow, Session, SessionPlan};
 use tritter_model::stream::{self, Split};
-use tritter_model::weights::{Form, Formats, Model};
+use tritter_model::weights::{DenseFormat, Form, Formats, Model};
 use tritter_runtime::stream::Way;
-use tritter_runtime::{Device, Opened, cpu, gpu};
+use tritter_runtime::{DType, Device, Opened, cpu, gpu};
 
 const LAYERS: usize = 5;
 
@@ -139,4 +139,38 @@ fn a_session_wants_the_weights_of_its_own_plan() {
     let stop = first.load(&device, &FromSeed::new(&config, 1), folder.path(), &|_, _| ControlFlow::Break(()));
     assert!(stop.unwrap_err().to_string().contains("stopped"));
     assert!(again.load(&device, &FromSeed::new(&config, 1), folder.path(), &|_, _| ControlFlow::Continue(())).is_ok());
+}
+
+/// 13B weights, most of them streamed, against the same weights resident: 4 GB of memory and minutes.
+#[test]
+#[ignore = "takes 4 GB and minutes"]
+fn a_13b_model_streams_under_2_gb_with_the_logits_of_the_resident_run() {
+    const LIMIT: u64 = 2_000_000_000;
+    let config = preset("13B").unwrap().config(Family::Bitnet, None, None);
+    let (device, folder) = (cpu::open(), stream::folder());
+    let source = Synthetic::new(&config, 1, DType::F32);
+    let table = DenseFormat::groups(DType::I8, 64);
+    let formats = Formats { table, ..Formats::PLAIN }.on(&device);
+    let layout = Layout::single(64, "int4".parse().unwrap());
+    let mut runs = Vec::new();
+    for limit in [u64::MAX, LIMIT] {
+        let device = device.clone().with_budget(limit);
+        let model = Model::with_formats(&config, Form::Run, formats, 64);
+        let plan = stream::fit(&model, layout, &device).unwrap();
+        let (split, total) = (plan.split(), plan.total());
+        let weights = plan.load(&device, &source, &folder, &|_, _| ControlFlow::Continue(())).unwrap();
+        let mut session = plan.open_with(&device, weights).unwrap();
+        let mut seen = Vec::new();
+        session.prefill(&(0..17).map(|i| 1000 + 37 * i).collect::<Vec<u32>>()).unwrap();
+        for _ in 0..2 {
+            seen.extend(session.logits().unwrap().iter().map(|v| v.to_bits()));
+            session.step().unwrap();
+        }
+        seen.extend(session.logits().unwrap().iter().map(|v| v.to_bits()));
+        println!("{split:?}, {total} bytes planned, {:?}", session.streaming());
+        assert!(total <= limit && split.streams() == (limit == LIMIT));
+        assert_eq!(session.streaming().is_some_and(|figures| figures.bytes > 0), split.streams());
+        runs.push(seen);
+    }
+    assert!(runs[0] == runs[1]);
 }
