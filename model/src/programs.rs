@@ -35,8 +35,8 @@ pub struct Layout {
     pub rows: usize,
     /// How the cache is stored.
     pub cache: CacheFormat,
-    /// Keys that a token sees, itself included, where that is less than the model's own window; `None` for no other
-    /// than that. What went by is dropped from the cache.
+    /// Keys that a token sees, itself included; `None` for all. What went by is dropped from the cache. Plans take
+    /// the model's own window where that is smaller.
     pub window: Option<usize>,
     /// First tokens of the text that are seen whatever the window is (attention sinks, Xiao et al. 2023); a
     /// query meets them as if what was dropped had never been.
@@ -63,8 +63,7 @@ impl Layout {
 
     /// Checks it against a model; gives the shape of its cache.
     pub(crate) fn check(&self, model: &Model) -> Result<CacheShape> {
-        let Layout { capacity, sequences, rows, cache, sinks, chunk, .. } = *self;
-        let window = [self.window, model.config.window].into_iter().flatten().min();
+        let Layout { capacity, sequences, rows, cache, window, sinks, chunk, .. } = *self;
         cache.check()?;
         if capacity == 0 || capacity > model.positions {
             return Err(Error::Context { needed: capacity, available: model.positions });

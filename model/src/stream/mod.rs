@@ -14,7 +14,7 @@ mod store;
 mod weights;
 
 pub use rate::{measure, tokens_per_second};
-pub use split::{Split, fit};
+pub use split::{Split, divide, fit};
 pub use store::folder;
 pub use weights::Streamed;
 pub(crate) use weights::load;

@@ -73,22 +73,41 @@ fn bytes(layer: &Layer) -> u64 {
 /// # Errors
 /// Refuses a device that streams no weights, and a budget that is too small for a single layer, with the figures.
 pub fn fit(model: &Model, layout: Layout, device: &Device) -> Result<SessionPlan> {
-    let whole = SessionPlan::with(model, layout)?;
+    let Some(available) = device.budget() else { return SessionPlan::with(model, layout) };
     let way = device.backend().way();
-    let Some(budget) = device.budget().filter(|budget| whole.total() > *budget) else { return Ok(whole) };
+    let plan = divide(model, layout, way, available)?;
+    if plan.total() <= available {
+        return Ok(plan);
+    }
     if way == Way::Missing {
         return Err(Error::Session(format!("{} cannot stream weights", device.label())));
+    }
+    let each = model.layers.first().map_or(0, bytes);
+    Err(Error::Runtime(tritter_runtime::Error::DoesNotFit {
+        what: format!(
+            "embedding, head, cache and activations, with one layer of {} at a time,",
+            tritter_runtime::error::bytes(each)
+        ),
+        device: device.label(),
+        needed: plan.total(),
+        available,
+        advice: "use a larger --memory-limit, a smaller context, a smaller cache type or --head i8".into(),
+    }))
+}
+
+/// Divides the layers for a budget in bytes. Where nothing fits, gives the plan that takes the least.
+pub fn divide(model: &Model, layout: Layout, way: Way, budget: u64) -> Result<SessionPlan> {
+    let whole = SessionPlan::with(model, layout)?;
+    if whole.total() <= budget || way == Way::Missing {
+        return Ok(whole);
     }
     let layers = model.layers.len();
     let each = model.layers.first().map_or(1, bytes).max(1);
     let large = usize::try_from(WORTH.div_ceil(each)).unwrap_or(1).clamp(1, layers.max(1));
     for group in [large, 1] {
-        let mut resident = layers;
-        while let Some(fewer) = resident.checked_sub(1) {
-            let split = Split { resident: fewer, layers, group, way };
-            let needed = whole.total() - split.streamed(model) + split.slots(model);
-            resident = fewer;
-            if needed > budget {
+        for resident in (0..layers).rev() {
+            let split = Split { resident, layers, group, way };
+            if whole.total() - split.streamed(model) + split.slots(model) > budget {
                 continue;
             }
             // Parts of a program have an arena of their own shape, which may be a little larger.
@@ -98,15 +117,5 @@ pub fn fit(model: &Model, layout: Layout, device: &Device) -> Result<SessionPlan
             }
         }
     }
-    let split = Split { resident: 0, layers, group: 1, way };
-    Err(Error::Runtime(tritter_runtime::Error::DoesNotFit {
-        what: format!(
-            "embedding, head, cache and activations, with one layer of {} at a time,",
-            tritter_runtime::error::bytes(each)
-        ),
-        device: device.label(),
-        needed: SessionPlan::streamed(model, layout, split)?.total(),
-        available: budget,
-        advice: "use a larger --memory-limit, a smaller context, a smaller cache type or --head i8".into(),
-    }))
+    SessionPlan::streamed(model, layout, Split { resident: 0, layers, group: 1, way })
 }

@@ -159,12 +159,17 @@ impl Target<'_> {
         report.given_up = descent.taken;
         let Some(budget) = self.bytes() else { return Ok(report) };
         if args.stream {
-            report.stream = Streamed::of(&planned, budget);
+            report.stream = match (Streamed::of(&planned, budget, self.device)?, self.device) {
+                (Some(streamed), Some(device)) if streamed.streamed_bytes > 0 => {
+                    Some(streamed.measured(&planned, device)?)
+                }
+                (streamed, _) => streamed,
+            };
             report.fits = Some(report.stream.is_some());
         }
         if report.fits == Some(false) {
             report.nearest = nearest::of_session(config, asked, budget, overhead)?;
-            if let (Some(stream), false) = (Streamed::of(&planned, budget), args.stream) {
+            if let (Some(stream), false) = (Streamed::of(&planned, budget, self.device)?, args.stream) {
                 report.nearest.push(nearest::Nearest::new("--stream", stream.total));
             }
         }

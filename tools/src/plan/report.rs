@@ -102,13 +102,20 @@ impl Report {
 
 impl Streamed {
     fn text(&self) -> String {
-        format!(
-            "streamed: {} of {} layers stay, {} come in for each step through two slots of {}; {} on the device\n",
+        let mut text = format!(
+            "streamed: {} of {} layers stay, {} come in for each step; {} on the device, {} of it to copy through\n",
             self.resident_layers,
             self.layers,
             bytes(self.streamed_bytes),
-            bytes(self.layer_bytes),
-            bytes(self.total)
-        )
+            bytes(self.total),
+            bytes(self.slots)
+        );
+        if let Some(speed) = self.speed {
+            text += &format!(
+                "at most {:.2} tokens/s at the end of the context: {:.1} GB/s come in, memory is read at {:.1} GB/s\n",
+                speed.tokens_per_second, speed.transfer_gb_s, speed.bandwidth_gb_s
+            );
+        }
+        text
     }
 }
