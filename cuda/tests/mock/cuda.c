@@ -162,7 +162,7 @@ static void execute(uint64_t until) {
         if (!queue) tail = &queue;
         switch (op->kind) {
             case SET: memset(memory(op->to, op->bytes), 0, op->bytes); break;
-            case UP: memcpy(memory(op->to, op->bytes), op->host, op->bytes); break;
+            case UP: memcpy(memory(op->to, op->bytes), op->host, op->bytes); now += 0.25; break;
             case DOWN: memcpy(op->host, memory(op->from, op->bytes), op->bytes); break;
             case FREE: remove_block(op->to); break;
             case KERNEL: run(op); break;
