@@ -107,6 +107,7 @@ fn help_of_every_command_describes_it() {
         "bench kernels",
         "bench decode",
         "bench train",
+        "perplexity",
         "plan",
         "pack",
         "unpack",
@@ -307,6 +308,50 @@ fn data_that_may_not_be_read() {
         let out = folder.path().join("tokenizer.json");
         fails(&["tokenizer", "train", name(&file), "--out", name(&out)], folder.path(), &["secret.txt", "ermission"]);
     }
+}
+
+#[test]
+fn a_prompt_is_computed_once() {
+    let (run, folder) = (name(&made().run), tempdir().unwrap());
+    let (file, prompt) = (folder.path().join("prompt.cache"), "The river ran over the stones");
+    let file = name(&file);
+    for kv in ["f32", "int4"] {
+        let generate = |more: &[&str]| {
+            let base = ["generate", run, prompt, "-n", "12", "--temperature", "0", "--kv", kv, "--ignore-eos"];
+            json(&[&base[..], more].concat(), &["ids"])["ids"].clone()
+        };
+        let saved = generate(&["--save-cache", file]);
+        assert_eq!(generate(&["--load-cache", file]), saved, "{kv}");
+    }
+    let load = ["--load-cache", file, "-n", "12"];
+    fails(&[&["generate", run, prompt], &load[..]].concat(), folder.path(), &["prompt.cache", "int4", "f32"]);
+    let bytes = fs::read(file).unwrap();
+    fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
+    let coded = [&["generate", run, prompt, "--kv", "int4"], &load[..]].concat();
+    fails(&coded, folder.path(), &["prompt.cache", "cut short"]);
+}
+
+#[test]
+fn perplexity_of_every_cache_type_is_given_against_f16() {
+    let (run, data) = (name(&made().run), text());
+    let arguments = ["perplexity", run, "--text", name(&data), "--context", "256", "--tokens", "512"];
+    let report = json(&arguments, &["model", "context", "tokens", "caches"]);
+    let caches = report["caches"].as_array().unwrap();
+    assert_eq!(caches.len(), 5);
+    for cache in caches {
+        let (kv, ratio) = (cache["kv"].as_str().unwrap(), cache["ratio_to_f16"].as_f64().unwrap());
+        assert!((ratio - 1.0).abs() < if kv == "int2" { 0.3 } else { 0.05 }, "{kv}: {ratio}");
+    }
+    fails(&["perplexity", run, "--text", name(&data), "--kv", "int3"], &made().run, &["int3", "int4"]);
+}
+
+#[test]
+fn an_extension_of_the_context_is_stated() {
+    let run = name(&made().run);
+    fails(&["plan", run, "--context", "200000"], &made().run, &["200000", "131072", "--rope"]);
+    succeeds(&["plan", run, "--context", "200000", "--rope", "yarn:2"]);
+    succeeds(&["plan", run, "--context", "200000", "--rope", "theta:5e6"]);
+    fails(&["plan", run, "--context", "300000", "--rope", "linear:2"], &made().run, &["300000", "262144"]);
 }
 
 #[test]
