@@ -81,6 +81,22 @@ for device in cuda wgpu; do
     done
     step "decode-125M-$device" 120 "$tritter" bench decode 125M --vocab 32000 --device "$device" --json
     step "decode-2B4T-$device" 240 "$tritter" bench decode bitnet-2b4t --device "$device" --json
+    # Long contexts: a real prefill under the budget of a 16 GB card, cache types against each other, a window at
+    # two positions, and layers that come from the host.
+    step "context-128K-prefill-$device" 600 "$tritter" bench decode 7B --head i8 --kv int4 --prompt 128K -n 64 \
+        --repeats 1 --memory-limit 12.6GB --device "$device" --json
+    for kv in f16 int8 int4 int2; do
+        for fill in 32k 128000; do
+            step "context-$fill-$kv-$device" 240 "$tritter" bench decode 7B --head i8 --kv "$kv" --fill "$fill" \
+                --prompt 0 -n 64 --repeats 3 --device "$device" --json
+        done
+    done
+    for fill in 8k 1000k; do
+        step "window-4096-at-$fill-$device" 240 "$tritter" bench decode 1B --head i8 --kv f16 --window 4096 \
+            --fill "$fill" --prompt 0 -n 64 --repeats 3 --device "$device" --json
+    done
+    step "stream-13B-$device" 300 "$tritter" bench decode 13B --head i8 --kv int4 --prompt 0 -n 16 --repeats 3 \
+        --stream --memory-limit 2GB --device "$device" --json
     step "demo-$device" 180 "$tritter" demo --device "$device" --json
 done
 # From the start of the process to the first token, with a model of 125M parameters on disk: first with an
