@@ -125,7 +125,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         bandwidth_gb_s: peaks.bandwidth_gb_s,
         bandwidth_share: rate * bytes_per_token / 1e9 / peaks.bandwidth_gb_s,
         dot_peak_tops: peaks.dot_tops,
-        dot_share: peaks.dot_tops.filter(|_| ternary > 0.0).map(|peak| dots / peak),
+        dot_share: peaks.dot_tops.filter(|_| ternary > 0.0 && longest.1 > 0.0).map(|peak| dots / peak),
         prefill_spread: spreads,
         decode_spread: spread(&rates),
         repeats: job.repeats,
