@@ -419,6 +419,8 @@ pub(crate) struct Chat {
     #[arg(short, long, value_name = "N", value_parser = sizes::count)]
     pub(crate) context: Option<usize>,
     #[command(flatten)]
+    pub(crate) streaming: StreamArgs,
+    #[command(flatten)]
     pub(crate) choice: Choice,
 }
 

@@ -8,6 +8,7 @@ use crate::commands::generate::{ends, sampling, spell};
 use crate::device;
 use crate::open::Opened;
 use crate::output;
+use crate::stream;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal};
@@ -57,7 +58,8 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
     ends.extend(tokenizer.eos_id());
     let cache = args.choice.cache;
     let device = device::open_within(global, cache.memory_limit)?;
-    let mut session = opened.fit(&device, cache.layout(capacity), cache.may())?.plan.open(&device)?;
+    let (plan, weights) = stream::load(&opened, &device, cache.layout(capacity), cache.may(), args.streaming)?;
+    let mut session = plan.open_with(&device, weights)?;
     if sampling.temperature > 0.0 {
         eprintln!("seed: {seed}");
     }
