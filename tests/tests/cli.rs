@@ -355,6 +355,20 @@ fn an_extension_of_the_context_is_stated() {
 }
 
 #[test]
+fn a_window_with_sinks_takes_a_text_of_any_length() {
+    let run = name(&made().run);
+    let stream = ["generate", run, "The", "-n", "3", "--context", "1m", "--window", "64"];
+    succeeds(&[&stream[..], &["--sinks", "4"]].concat());
+    succeeds(&stream);
+    fails(&["generate", run, "The", "-n", "3", "--window", "0"], &made().run, &["window of 0"]);
+    fails(
+        &["generate", run, "The", "-n", "3", "--window", "4", "--sinks", "5"],
+        &made().run,
+        &["5 sinks", "window of 4"],
+    );
+}
+
+#[test]
 fn contexts_that_are_too_small_or_too_large() {
     let run = name(&made().run);
     fails(&["generate", run, "The", "-n", "200000"], &made().run, &["131072", "max_position_embeddings"]);

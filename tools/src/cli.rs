@@ -368,6 +368,12 @@ impl CacheArgs {
         Layout { window: self.window, sinks, ..Layout::single(capacity, self.kv) }
     }
 
+    /// The longest distance between tokens that meet in a context of so many: only distances count, and with a
+    /// window none is longer.
+    pub(crate) fn reach(&self, context: usize) -> usize {
+        self.window.map_or(context, |window| context.min(window.saturating_add(self.sinks)))
+    }
+
     /// What may be given up where memory is short.
     pub(crate) fn may(&self) -> May {
         let window = self.fallback_window.map(|window| (window, self.sinks));

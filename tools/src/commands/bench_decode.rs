@@ -70,9 +70,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         opened.config.validate()?;
     }
     let capacity = prompts.iter().copied().fold(job.fill.saturating_add(job.tokens), usize::max);
-    // Only distances count, and with a window none is longer.
-    let reach = |window: usize| capacity.min(window.saturating_add(job.cache.sinks));
-    let opened = opened.reaching(Some(job.cache.window.map_or(capacity, reach)))?;
+    let opened = opened.reaching(Some(job.cache.reach(capacity)))?;
     let device = device::open_within(global, job.cache.memory_limit)?;
     let measure = Measure::begin(&device);
     let (plan, weights) = stream::load(&opened, &device, job.cache.layout(capacity), job.cache.may(), job.streaming)?;

@@ -44,7 +44,9 @@ struct Report<'a> {
 }
 
 pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
-    let opened = Opened::new(&args.model)?.with(args.choice.formats).reaching(args.context)?;
+    let opened = Opened::new(&args.model)?
+        .with(args.choice.formats)
+        .reaching(args.context.map(|context| args.choice.cache.reach(context)))?;
     let tokenizer = opened.tokenizer()?;
     let system: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
     if !tokenizer.has_chat() {

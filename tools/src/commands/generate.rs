@@ -87,7 +87,7 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     let seed = args.choice.seed.unwrap_or_else(crate::commands::check::clock_seed);
     let mut jobs = jobs(args, &tokenizer, &prompts, sampling, seed)?;
     let layout = layout(args, &jobs)?;
-    let opened = opened.reaching(Some(layout.capacity))?;
+    let opened = opened.reaching(Some(args.choice.cache.reach(layout.capacity)))?;
     let device = device::open_within(global, args.choice.cache.memory_limit)?;
     let measure = Measure::begin(&device);
     // A draft is verified as rows of one step.

@@ -32,7 +32,8 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let name = args.model.as_deref().context("name a model folder or preset, or use --matrix")?;
-    let opened = Opened::new(name)?.with(args.formats).reaching(args.context)?;
+    let opened =
+        Opened::new(name)?.with(args.formats).reaching(args.context.map(|context| args.cache.reach(context)))?;
     let context = context(args, &opened)?;
     let device = match global.device.as_str() {
         "auto" => None,
@@ -55,7 +56,7 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<ExitCode> {
 fn context(args: &Plan, opened: &Opened) -> Result<usize> {
     let most = opened.config.max_positions;
     let context = args.context.unwrap_or(if args.train.is_some() { most.min(256) } else { most });
-    opened.config.check_context(context)?;
+    opened.config.check_context(args.cache.reach(context))?;
     Ok(context)
 }
 
@@ -169,8 +170,8 @@ impl Target<'_> {
         }
         if report.fits == Some(false) {
             report.nearest = nearest::of_session(config, asked, budget, overhead)?;
-            if let (Some(stream), false) = (Streamed::of(&planned, budget, self.device)?, args.stream) {
-                report.nearest.push(nearest::Nearest::new("--stream", stream.total));
+            if !args.stream || report.nearest.is_empty() {
+                report.nearest.extend(nearest::of_streaming(config, asked, (budget, overhead), self.device)?);
             }
         }
         Ok(report)

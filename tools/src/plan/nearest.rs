@@ -2,6 +2,7 @@
 
 use super::parts::{gib, total};
 use super::session::{Settings, smaller};
+use super::streaming::Streamed;
 use super::training::Training;
 use anyhow::Result;
 use serde::Serialize;
@@ -9,7 +10,7 @@ use tritter_model::Config;
 use tritter_model::cache::{CacheFormat, CacheKind};
 use tritter_model::programs::{CHUNKS, Layout};
 use tritter_model::weights::DenseFormat;
-use tritter_runtime::DType;
+use tritter_runtime::{DType, Device};
 use tritter_trainer::steps::Precision;
 
 /// A change of the command line with which the plan fits.
@@ -73,6 +74,43 @@ pub(crate) fn of_session(config: &Config, asked: Settings, budget: u64, overhead
         near.extend(together(base, &needs, budget)?);
     }
     Ok(near)
+}
+
+/// For inference with layers that come and go, where nothing else fits: as asked, or with a smaller head, a smaller
+/// cache and a shorter context, one after the other.
+pub(crate) fn of_streaming(
+    config: &Config,
+    asked: Settings,
+    (budget, overhead): (u64, u64),
+    device: Option<&Device>,
+) -> Result<Option<Nearest>> {
+    let base = Settings { layout: Layout { chunk: CHUNKS[0], ..asked.layout }, ..asked };
+    let total = |settings: &Settings| -> Result<Option<u64>> {
+        let streamed = Streamed::of(&settings.plan(config, overhead)?, budget, device)?;
+        Ok(streamed.map(|streamed| streamed.total))
+    };
+    if let Some(total) = total(&base)? {
+        return Ok(Some(Nearest::new("--stream", total)));
+    }
+    let (small, head) = small_head(base).map_or((base, ""), |small| (small, " --head i8"));
+    let kinds = std::iter::once(base.layout.cache.kind).chain(kinds_below(base.layout.cache.kind));
+    let mut smallest = (small, String::new());
+    for kind in kinds {
+        let cache = if kind == base.layout.cache.kind { String::new() } else { format!(" --kv {}", kind.name()) };
+        let settings = Settings { layout: cached(small.layout, kind), ..small };
+        if let Some(total) = total(&settings)? {
+            return Ok(Some(Nearest::new(format!("--stream{head}{cache}"), total)));
+        }
+        if kind == CacheKind::Int4 || smallest.1.is_empty() {
+            smallest = (settings, cache);
+        }
+    }
+    let (settings, cache) = smallest;
+    let shorter = |capacity| Settings { layout: Layout { capacity, ..settings.layout }, ..settings };
+    let most = largest(1, settings.layout.capacity, 100, |n| Ok(total(&shorter(n))?.is_some()))?;
+    let Some(most) = most.map(|most| if most > 4096 { most / 1024 * 1024 } else { most }) else { return Ok(None) };
+    let options = format!("--stream{head}{cache} --context {}", super::plot::tokens(most));
+    Ok(total(&shorter(most))?.map(|total| Nearest::new(options, total)))
 }
 
 /// Head, weights and cache, smaller one after the other, until it fits.
@@ -202,6 +240,21 @@ mod tests {
         assert!(["--kv", "--batch", "--context", "--window"].iter().all(|o| options.contains(o)), "{near:?}");
         assert!(near.iter().all(|one| one.total <= budget), "{near:?}");
         assert!(of_session(&config, asked, 1000, 0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn streaming_is_proposed_with_as_little_changed_as_can_be() {
+        let config = preset("test").unwrap().config(Family::Bitnet, Some(512), None);
+        let asked = Settings { formats: Formats::PLAIN, layout: Layout::single(32_768, CacheFormat::F32) };
+        let proposed = |budget| of_streaming(&config, asked, (budget, 0), None).unwrap();
+        let needed = asked.plan(&config, 0).unwrap().needed();
+        assert_eq!(proposed(needed).unwrap().options, "--stream");
+        let small = proposed(needed / 3).unwrap();
+        assert!(small.options.starts_with("--stream --head i8 --kv "), "{small:?}");
+        assert!(small.total <= needed / 3);
+        let short = proposed(needed / 20).unwrap();
+        assert!(short.options.contains("--kv int4 --context "), "{short:?}");
+        assert!(proposed(1000).is_none());
     }
 
     #[test]
