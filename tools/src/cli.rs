@@ -371,7 +371,8 @@ impl CacheArgs {
     /// The longest distance between tokens that meet in a context of so many: only distances count, and with a
     /// window none is longer.
     pub(crate) fn reach(&self, context: usize) -> usize {
-        self.window.map_or(context, |window| context.min(window.saturating_add(self.sinks)))
+        // A window of 0 is refused by the session, by its name.
+        self.window.map_or(context, |window| context.min(window.max(1).saturating_add(self.sinks)))
     }
 
     /// What may be given up where memory is short.
