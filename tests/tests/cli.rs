@@ -355,6 +355,18 @@ fn an_extension_of_the_context_is_stated() {
 }
 
 #[test]
+fn a_text_that_finds_no_page_ends_and_says_so() {
+    let run = name(&made().run);
+    let both = ["generate", run, "--prompt", "The", "--prompt", "A river", "-n", "100", "--ignore-eos"];
+    let found = json(&[&both[..], &["--pages", "3"]].concat(), &["outputs"]);
+    let texts = found["outputs"].as_array().unwrap();
+    let mut reasons: Vec<&str> = texts.iter().map(|text| text["finish"].as_str().unwrap()).collect();
+    reasons.sort();
+    assert_eq!(reasons, ["cache pages", "length"]);
+    fails(&[&both[..], &["--pages", "0"]].concat(), &made().run, &["pool of 0 pages"]);
+}
+
+#[test]
 fn a_window_with_sinks_takes_a_text_of_any_length() {
     let run = name(&made().run);
     let stream = ["generate", run, "The", "-n", "3", "--context", "1m", "--window", "64"];

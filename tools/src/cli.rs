@@ -349,6 +349,10 @@ pub(crate) struct CacheArgs {
     /// First tokens of the text that are seen whatever the window is
     #[arg(long, value_name = "N", default_value = "0", value_parser = sizes::count)]
     pub(crate) sinks: usize,
+    /// Pages of 64 tokens that all texts share; one that finds none free ends with that reason [default: as many
+    /// as all can fill]
+    #[arg(long, value_name = "N")]
+    pub(crate) pages: Option<usize>,
     /// Where memory is short, allow a smaller type of cache, which changes results a little
     #[arg(long)]
     pub(crate) kv_may_shrink: bool,
@@ -365,7 +369,7 @@ impl CacheArgs {
     pub(crate) fn layout(&self, capacity: usize) -> Layout {
         // Sinks beside a window that is only fallen back on come with it.
         let sinks = if self.window.is_none() && self.fallback_window.is_some() { 0 } else { self.sinks };
-        Layout { window: self.window, sinks, ..Layout::single(capacity, self.kv) }
+        Layout { window: self.window, sinks, pages: self.pages, ..Layout::single(capacity, self.kv) }
     }
 
     /// The longest distance between tokens that meet in a context of so many: only distances count, and with a
