@@ -166,6 +166,7 @@ impl Session {
             && rising
             && complete
             && coded <= position
+            && (!integers || *coded >= position.saturating_sub(format.residual) / format.page * format.page)
             && floor <= coded
             && kept <= position
             && [coded, floor, kept].iter().all(|n| n.is_multiple_of(format.page))

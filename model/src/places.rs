@@ -13,7 +13,7 @@ use crate::programs::Row;
 use tritter_runtime::ops::attention::mask::NO_WINDOW;
 
 /// Tokens behind a window that stay in the cache, so that drafts and surplus steps can be taken back.
-const SLACK: usize = 64;
+pub(crate) const SLACK: usize = 64;
 
 /// Where a sequence stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,8 @@ impl Sequences {
         let CacheShape { window, sinks, .. } = self.shape;
         let page = self.page();
         let seen = (stand.position + 1).saturating_sub(window.saturating_add(SLACK as u32) as usize) / page * page;
+        // Beside integers a page is held from when it becomes codes on; before that there is nothing to drop.
+        let seen = if self.integers() { seen.min(stand.coded) } else { seen };
         (window != NO_WINDOW && seen > (sinks as usize).next_multiple_of(page).max(stand.kept)).then_some(seen)
     }
 

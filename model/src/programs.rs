@@ -10,6 +10,7 @@
 use crate::cache::{Cache, CacheFormat, CacheShape};
 use crate::error::{Error, Result};
 use crate::forward::{self, Cached, Places, Stream, Trace};
+use crate::places::SLACK;
 use crate::stream::{Split, Streamed};
 use crate::weights::Model;
 use tritter_runtime::device::{Arena, Program};
@@ -88,9 +89,10 @@ impl Layout {
         }
         let entries = capacity.div_ceil(cache.page);
         let longest = self.chunks().last().unwrap_or(0).max(rows);
-        // What a window still sees, what a chunk writes, and pages that are partly one or the other.
-        let held =
-            |window: usize| (sinks.div_ceil(cache.page) + (window + longest).div_ceil(cache.page) + 2).min(entries);
+        // What a window still sees or keeps for taking back, what a chunk writes, and one more where neither begins
+        // with a page.
+        let seen = |window: usize| window.saturating_add(SLACK + longest).div_ceil(cache.page);
+        let held = |window: usize| seen(window).saturating_add(sinks.div_ceil(cache.page) + 1).min(entries);
         let held = window.map_or(entries, held);
         // Rows of the cache are numbered in u32, and one number stands for none.
         let most = sequences

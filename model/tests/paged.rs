@@ -229,6 +229,31 @@ fn sinks_and_window_are_what_a_text_of_those_tokens_gives() {
 }
 
 #[test]
+fn a_window_never_needs_more_pages_than_were_planned() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let model = model(1, seed);
+    for kind in [CacheKind::F32, CacheKind::Int4] {
+        for _ in 0..12 {
+            let mut below = |n: u64| random.below(n) as usize;
+            let (page, window, residual) = ([32, 64][below(2)], 1 + below(200), below(300));
+            let cache = CacheFormat { page, residual, ..CacheFormat::from(kind) };
+            let sinks = below(window as u64 + 1);
+            let layout =
+                Layout { window: Some(window), sinks, rows: 1, sequences: 1, chunk: 64, ..Layout::single(1500, cache) };
+            let mut session = open(&model, layout);
+            let mut fed = 0;
+            while fed < 1400 {
+                let tokens = (1 + random.below(90) as usize).min(1400 - fed);
+                let fits = session.prefill_of(0, &vec![5; tokens]);
+                assert!(fits.is_ok(), "seed {seed}: {layout:?} after {fed} and {tokens}: {fits:?}");
+                fed += tokens;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_pool_that_runs_out_ends_one_text_and_leaves_the_others() {
     let seed = seed();
     let model = model(2, seed);

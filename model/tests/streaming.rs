@@ -141,9 +141,9 @@ fn a_session_wants_the_weights_of_its_own_plan() {
     assert!(again.load(&device, &FromSeed::new(&config, 1), folder.path(), &|_, _| ControlFlow::Continue(())).is_ok());
 }
 
-/// 13B weights, most of them streamed, against the same weights resident: 4 GB of memory and minutes.
+/// 13B weights, most of them streamed, against the same weights resident: 4 GB of memory.
 #[test]
-#[ignore = "takes 4 GB and minutes"]
+#[ignore = "takes 4 GB of memory, and twenty seconds on two free cores"]
 fn a_13b_model_streams_under_2_gb_with_the_logits_of_the_resident_run() {
     const LIMIT: u64 = 2_000_000_000;
     let config = preset("13B").unwrap().config(Family::Bitnet, None, None);
