@@ -3,7 +3,7 @@
 use super::guarded::Stored;
 use super::{Finding, reference};
 use crate::dtype::DType;
-use crate::op::{Case, Tolerance};
+use crate::op::{Case, CaseOperand, Tolerance};
 use crate::reference::{RefTensor, decode, encode};
 
 /// Distance from a tie, in codes, from which on quantisers must agree exactly.
@@ -35,7 +35,10 @@ pub(super) fn compare(case: &Case, inputs: &[Vec<f64>], expected: &[RefTensor], 
             Tolerance::OneCode { float: max } | Tolerance::Float { max, .. } => {
                 // What is added to counts too: rounding is relative to the terms of a sum, which may cancel.
                 let start = if info.access.reads() { inputs[i].as_slice() } else { &[] };
-                float(&expected[i], stored, max, start)
+                float(&expected[i], stored, max, largest(&expected[i].data).max(largest(start)))
+            }
+            Tolerance::Sum { max, .. } => {
+                float(&expected[i], stored, max, largest(&expected[i].data).max(terms(case, inputs, i)))
             }
         };
         error = error.max(outcome.error);
@@ -102,7 +105,7 @@ fn packed(case: &Case, inputs: &[Vec<f64>], expected: &RefTensor, i: usize, stor
             fault.get_or_insert(format!("code {j} is {got}, must be {wanted} ({preimage} before rounding)"));
         }
     }
-    let largest = wanted.floats.iter().map(|v| v.abs()).fold(1e-30, f64::max);
+    let largest = largest(&wanted.floats);
     for (j, (got, wanted)) in got.floats.iter().zip(&wanted.floats).enumerate() {
         let relative = (got - wanted).abs() / largest;
         if relative > max || relative.is_nan() {
@@ -128,15 +131,29 @@ fn rounding(dtype: DType) -> f64 {
     }
 }
 
-fn float(expected: &RefTensor, stored: &Stored, max: f64, start: &[f64]) -> Outcome {
+/// The largest finite magnitude.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().filter(|v| v.is_finite()).fold(1e-30, |largest, v| v.abs().max(largest))
+}
+
+/// Largest root of the sum of squared terms of an output: what a sum of such terms comes to if signs fall at random.
+fn terms(case: &Case, inputs: &[Vec<f64>], i: usize) -> f64 {
+    let square = |(input, operand): (&Vec<f64>, &CaseOperand)| match operand.spec.dtype {
+        DType::U32 => input.clone(),
+        _ => input.iter().map(|v| v * v).collect(),
+    };
+    let squares: Vec<Vec<f64>> = inputs.iter().zip(&case.operands).map(square).collect();
+    largest(&reference(case, &squares, false)[i].data).sqrt()
+}
+
+/// Errors relative to `largest`.
+fn float(expected: &RefTensor, stored: &Stored, max: f64, largest: f64) -> Outcome {
     let got = decode(&expected.spec, &stored.words);
     let mut fault = match expected.spec.dtype {
         DType::F32 | DType::U32 => None,
         _ => padding(expected, stored, &got),
     };
     let max = max + rounding(expected.spec.dtype);
-    let finite = expected.data.iter().chain(start).filter(|v| v.is_finite());
-    let largest = finite.map(|v| v.abs()).fold(1e-30, f64::max);
     let mut error = 0f64;
     for (j, (got, wanted)) in got.iter().zip(&expected.data).enumerate() {
         let same = got == wanted || (got.is_nan() && wanted.is_nan());
@@ -149,4 +166,30 @@ fn float(expected: &RefTensor, stored: &Stored, max: f64, start: &[f64]) -> Outc
         }
     }
     Outcome { error, bound: max, fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Fill;
+    use crate::ops::matmul_nt::MatmulNt;
+
+    #[test]
+    fn a_sum_is_held_to_its_terms_where_they_cancel() {
+        let op = MatmulNt { m: 1, n: 1, k: 2, n0: 0, l: 1 };
+        let factors = vec![1.0, -1.0 + 2f64.powi(-20)];
+        let case = Case::new("1x1x2", op).fill("x", Fill::Values(vec![1.0, 1.0])).fill("w", Fill::Values(factors));
+        let inputs = super::super::values(&case, 1);
+        let expected = reference(&case, &inputs, false);
+        let finding = |error: f32| {
+            let stored = |i: usize| match i {
+                2 => vec![(expected[2].data[0] as f32 + error).to_bits()],
+                _ => encode(&case.operands[i].spec, &inputs[i]),
+            };
+            let stored: Vec<Stored> = (0..3).map(|i| Stored { words: stored(i), intact: true }).collect();
+            compare(&case, &inputs, &expected, &stored)
+        };
+        assert!(finding(1e-6).passed(), "as large as the sum, but less than 1e-5 of its terms");
+        assert!(!finding(2e-5).passed(), "more than 1e-5 of the root of two squares of about 1");
+    }
 }

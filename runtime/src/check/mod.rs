@@ -31,7 +31,7 @@ pub struct Finding {
     pub case: String,
     /// Kernel variant that ran.
     pub variant: String,
-    /// Largest error over all outputs, relative to the largest reference value of the output
+    /// Largest error over all outputs, relative to what the tolerance names: the largest reference value of the output
     /// (codes: in codes).
     pub error: f64,
     /// The bound that it is held to.

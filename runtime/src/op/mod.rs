@@ -53,6 +53,15 @@ pub enum Tolerance {
         /// Where it comes from.
         why: &'static str,
     },
+    /// As [`Tolerance::Float`] for sums, whose terms may cancel until next to nothing is left: relative to the root of
+    /// the sum of a value's squared terms where that is larger. It is the root of what the reference gives for squared
+    /// inputs, so only rows may ask for it whose outputs are sums of products of their inputs, without differences.
+    Sum {
+        /// The bound.
+        max: f64,
+        /// Where it comes from.
+        why: &'static str,
+    },
 }
 
 /// What an output holds whose words are codes and parameters together.

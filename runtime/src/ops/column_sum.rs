@@ -93,7 +93,7 @@ impl Kernel for ColumnSum {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum of m values in f32, in order" }
+        Tolerance::Sum { max: 1e-5, why: "a sum of m values in f32, in order" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

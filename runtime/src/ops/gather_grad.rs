@@ -114,7 +114,7 @@ impl Kernel for GatherGrad {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum in f32 of as many values as a row has tokens, in order" }
+        Tolerance::Sum { max: 1e-5, why: "a sum in f32 of as many values as a row has tokens, in order" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

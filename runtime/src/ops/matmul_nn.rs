@@ -157,7 +157,7 @@ impl Kernel for MatmulNn {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum of n products in f32, in order or in blocks" }
+        Tolerance::Sum { max: 1e-5, why: "a sum of n products in f32, in order or in blocks" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

@@ -122,7 +122,7 @@ impl Kernel for MatmulTn {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum of m products in f32, in order or in blocks" }
+        Tolerance::Sum { max: 1e-5, why: "a sum of m products in f32, in order or in blocks" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

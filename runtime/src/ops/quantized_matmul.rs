@@ -145,7 +145,7 @@ impl Kernel for QuantizedMatmul {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum of k products in f32, in lanes or in order" }
+        Tolerance::Sum { max: 1e-5, why: "a sum of k products in f32, in lanes or in order" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

@@ -98,7 +98,7 @@ impl Kernel for RmsNormWeightGrad {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance::Float { max: 1e-5, why: "a sum of m products in f32, in order" }
+        Tolerance::Sum { max: 1e-5, why: "a sum of m products in f32, in order" }
     }
 
     fn cases(size: Size) -> Vec<Case> {

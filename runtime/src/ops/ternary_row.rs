@@ -8,7 +8,7 @@
 
 use crate::cpu::ternary::{Activations, Columns, Path, Weights, product};
 use crate::dtype::{DType, Spec};
-use crate::op::{Args, Case, Fill, Kernel, Size, Tolerance};
+use crate::op::{Args, Case, Fill, Kernel, Size};
 use crate::ops::quantize_int8::{QuantizeInt8, clear, quantize_row};
 use crate::ops::rms_norm::{RmsNorm, norm_row};
 use crate::reference::RefTensor;
@@ -143,7 +143,3 @@ pub(super) fn inputs(size: Size) -> Vec<(u32, u32, bool)> {
         Size::Bench => vec![(1, 768, true), (1, 2560, true), (1, 6912, true), (1, 4096, true)],
     }
 }
-
-/// The bound of a product whose scale went through a norm.
-pub(super) const TOLERANCE: Tolerance =
-    Tolerance::Float { max: 8e-6, why: "a norm (4e-6), an exact integer, products of f32 and one rotation or sum" };
