@@ -82,7 +82,7 @@ impl Context {
 
     /// A driver's fault in an op, with its operands.
     pub(crate) fn error_in(&self, op: &Op, operands: &[Spec], fault: &Fault) -> Error {
-        let at = |message: &str| format!("`{}` on {}: {message}", op.row().name, describe(op, operands));
+        let at = |message: &str| format!("`{}` on {}: {message}", op.row().name, op.describe(operands));
         match fault {
             Fault::Lost(message) => device_error(&self.caps.id, &Fault::Lost(at(message))),
             other => device_error(&self.caps.id, &Fault::Failed(at(&other.to_string()))),
@@ -126,12 +126,7 @@ impl Context {
                 None => "it has no CUDA variant for these operands".into(),
             });
         }
-        Err(Error::Unsupported {
-            device: format!("{} ({})", self.caps.id, self.caps.name),
-            op: op.row().name,
-            operands: describe(op, operands),
-            reason: reasons.join("; "),
-        })
+        Err(Error::unsupported(&self.caps, op, operands, reasons.join("; ")))
     }
 
     /// A kernel of a row, loaded once.
@@ -164,12 +159,6 @@ fn device_error(id: &str, fault: &Fault) -> Error {
         Fault::Lost(message) => Error::Lost { device, message: message.clone() },
         other => Error::Device { device, message: other.to_string() },
     }
-}
-
-/// Operands with names, shapes and dtypes.
-fn describe(op: &Op, operands: &[Spec]) -> String {
-    let names = op.row().signature.operands.iter().map(|o| o.name);
-    names.zip(operands).map(|(name, spec)| format!("{name}:{spec}")).collect::<Vec<_>>().join(" ")
 }
 
 struct Cuda(Arc<Context>);

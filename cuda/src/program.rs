@@ -5,6 +5,7 @@ use crate::driver::{Address, Launch, Operand, Replay};
 use crate::memory::Memory;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tritter_runtime::bench::median;
 use tritter_runtime::device::{Arena, Program, Ticket, Timings};
 use tritter_runtime::dtype::Spec;
 use tritter_runtime::op::{CudaChoice, Op};
@@ -73,11 +74,7 @@ impl CudaProgram {
                 times.push(each.by_ref().take(node.launches.len()).sum::<Duration>());
             }
         }
-        let median = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times.get(times.len() / 2).copied().unwrap_or_default()
-        };
-        Ok(times.into_iter().map(median).collect())
+        Ok(times.into_iter().map(|times| median(times, Duration::cmp)).collect())
     }
 }
 

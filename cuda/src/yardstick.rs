@@ -11,6 +11,7 @@ use libloading::Library;
 use std::ffi::{c_int, c_void};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tritter_runtime::bench::median;
 
 /// A measured product `y[m,n] = x[m,k] · w[n,k]ᵀ` in bf16 with f32 accumulation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,9 +161,8 @@ impl<'a> Yardstick<'a> {
         };
         let once = run(3)?.as_secs_f64();
         let times = (0.05 / once.max(1e-6)).clamp(10.0, 2000.0) as usize;
-        let mut series = (0..5).map(|_| run(times)).collect::<Result<Vec<_>, _>>()?;
-        series.sort_unstable();
-        Ok(series[series.len() / 2])
+        let series = (0..5).map(|_| run(times)).collect::<Result<Vec<_>, _>>()?;
+        Ok(median(series, Duration::cmp))
     }
 
     /// Small random values: zeros would let the card run at higher clocks than work does.

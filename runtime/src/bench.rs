@@ -14,6 +14,7 @@ use crate::graph::{Graph, Value};
 use crate::op::{Access, Case, Cost};
 use crate::reference::encode;
 use crate::tensor::Tensor;
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 /// Peaks of a device.
@@ -117,9 +118,8 @@ impl Prepared {
         self.warm()?;
         let once = series(1)?.as_secs_f64() * self.sets as f64;
         let times = (seconds / once.max(1e-6)).clamp(3.0, 10_000.0) as u32;
-        let mut all = (0..5).map(|_| series(times)).collect::<Result<Vec<_>>>()?;
-        all.sort_unstable();
-        Ok(all[all.len() / 2])
+        let all = (0..5).map(|_| series(times)).collect::<Result<Vec<_>>>()?;
+        Ok(median(all, Duration::cmp))
     }
 
     /// Runs for a fifth of a second: a card that was idle takes so long to raise its clocks.
@@ -152,18 +152,22 @@ pub fn measure(device: &Device, case: &Case, seconds: f64) -> Result<Measured> {
     let once = first.total.first().copied().unwrap_or_default().as_secs_f64();
     let repeats = (seconds / once.max(1e-6)).clamp(3.0, 200.0) as u32;
     let timings = program.time(repeats)?;
-    let (mut nodes, mut totals) = (timings.nodes, timings.total);
-    nodes.sort_unstable();
-    totals.sort_unstable();
-    let whole = totals.get(totals.len() / 2).copied().unwrap_or_default() / sets as u32;
+    let whole = median(timings.total, Duration::cmp) / sets as u32;
     // Where casts stand between the ops, the time of an op is that of all its nodes.
-    let one = if native(device, case) { nodes.get(nodes.len() / 2).copied() } else { None };
-    let time = one.unwrap_or(whole);
+    let one = native(device, case) && !timings.nodes.is_empty();
+    let time = if one { median(timings.nodes, Duration::cmp) } else { whole };
     let specs = case.specs();
     let variant = device.runs(&case.op, &specs).to_string();
     let narrow = specs.iter().any(|s| !matches!(s.dtype, DType::F32 | DType::U32));
     let cost = case.op.cost(&specs);
     Ok(Measured { row: case.op.row().name, case: case.label.clone(), variant, time, cost, narrow })
+}
+
+/// The median of figures, of an even number the upper of the two in the middle; 0 if there are none.
+pub fn median<T: Default>(mut figures: Vec<T>, order: impl FnMut(&T, &T) -> Ordering) -> T {
+    figures.sort_unstable_by(order);
+    let middle = figures.len() / 2;
+    figures.into_iter().nth(middle).unwrap_or_default()
 }
 
 /// Measures the bytes that a large copy reads and writes per second, for about `seconds`.

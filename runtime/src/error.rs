@@ -134,13 +134,11 @@ pub enum Error {
 
 impl Error {
     /// A device cannot run an op on these operands.
-    pub(crate) fn unsupported(caps: &Caps, op: &Op, operands: &[Spec], reason: impl Into<String>) -> Error {
-        let row = op.row();
-        let operands = row.signature.operands.iter().zip(operands).map(|(o, spec)| format!("{}:{spec}", o.name));
+    pub fn unsupported(caps: &Caps, op: &Op, operands: &[Spec], reason: impl Into<String>) -> Error {
         Error::Unsupported {
             device: format!("{} ({})", caps.id, caps.name),
-            op: row.name,
-            operands: operands.collect::<Vec<_>>().join(" "),
+            op: op.row().name,
+            operands: op.describe(operands),
             reason: reason.into(),
         }
     }

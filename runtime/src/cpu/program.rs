@@ -3,6 +3,7 @@
 use super::Cpu;
 use super::memory::{Line, Memory, Reading};
 use super::parallel;
+use crate::bench::median;
 use crate::device::{Arena, Backend, Program, Support, Ticket, Timings};
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::plan::Plan;
 use parking_lot::RwLockWriteGuard;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One operand of a call: which of the call's buffers, which words.
 struct Place {
@@ -113,11 +114,7 @@ impl Program for CpuProgram {
                 total.push(start.elapsed());
             }
         });
-        let median = |mut times: Vec<std::time::Duration>| {
-            times.sort_unstable();
-            times.get(times.len() / 2).copied().unwrap_or_default()
-        };
-        Ok(Timings { total, nodes: nodes.into_iter().map(median).collect() })
+        Ok(Timings { total, nodes: nodes.into_iter().map(|times| median(times, Duration::cmp)).collect() })
     }
 
     fn dispatches(&self) -> usize {

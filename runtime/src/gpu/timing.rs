@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::fetch::{self, Read};
+use crate::bench::median;
 use crate::error::Result;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,12 +112,8 @@ fn durations(bytes: &[u8], of: &[usize], period: f64, labels: usize) -> Vec<Dura
 /// The median of each label over runs.
 pub(super) fn medians(runs: &[Vec<Duration>]) -> Vec<Duration> {
     let labels = runs.first().map_or(0, Vec::len);
-    let median = |label: usize| {
-        let mut times: Vec<Duration> = runs.iter().filter_map(|run| run.get(label).copied()).collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied().unwrap_or_default()
-    };
-    (0..labels).map(median).collect()
+    let of = |label: usize| runs.iter().filter_map(|run| run.get(label).copied()).collect();
+    (0..labels).map(|label| median(of(label), Duration::cmp)).collect()
 }
 
 #[cfg(test)]

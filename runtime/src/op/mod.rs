@@ -285,6 +285,12 @@ impl Op {
         operands.map(|o| Spec::new(o.shape(&dims), o.dtypes[0])).collect()
     }
 
+    /// Operands with names, shapes and dtypes, for messages.
+    pub fn describe(&self, operands: &[Spec]) -> String {
+        let names = self.row().signature.operands.iter().map(|o| o.name);
+        names.zip(operands).map(|(name, spec)| format!("{name}:{spec}")).collect::<Vec<_>>().join(" ")
+    }
+
     /// Checks operands against the signature and the row's own conditions.
     pub fn check_operands(&self, operands: &[Spec]) -> Result<()> {
         let row = self.row();

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use std::process::ExitCode;
 use std::time::Instant;
 use tritter_model::session::Session;
+use tritter_runtime::bench::median;
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
 
@@ -90,7 +91,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     let (mut medians, mut spreads, mut longest) = (Map::new(), Map::new(), (0, 0.0));
     for &length in &prompts {
         let rates = repeated(job.repeats, || Ok(length as f64 / prefill(&mut session, &ids[..length])?))?;
-        let rate = median(rates.clone());
+        let rate = median(rates.clone(), f64::total_cmp);
         if length > longest.0 {
             longest = (length, rate);
         }
@@ -105,7 +106,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         Ok(job.tokens as f64 / times.iter().sum::<f64>())
     };
     let rates = repeated(job.repeats, decoding)?;
-    let rate = median(rates.clone());
+    let rate = median(rates.clone(), f64::total_cmp);
     let streamed = session.streaming().unwrap_or_default().since(&before);
     let submit = submitting(&mut session, ids[0], job)?;
     // Bandwidth is measured with memory of its own.
@@ -133,7 +134,7 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         window: layout.window,
         load_seconds,
         first_token_seconds,
-        decode_ms_median: median(steps) * 1e3,
+        decode_ms_median: median(steps, f64::total_cmp) * 1e3,
         dispatches_per_step: session.step_dispatches(),
         encode_and_submit_us_median: submit * 1e6,
         used_bytes: device.backend().memory().buffers,
@@ -210,13 +211,7 @@ fn submitting(session: &mut Session, first: u32, job: &BenchDecode) -> Result<f6
         times.push(begin.elapsed().as_secs_f64());
         session.token()?.wait()?;
     }
-    Ok(median(times))
-}
-
-/// Median of values.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    Ok(median(times, f64::total_cmp))
 }
 
 fn spread(values: &[f64]) -> [f64; 2] {

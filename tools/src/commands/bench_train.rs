@@ -1,7 +1,6 @@
 //! `tritter bench train`: training tokens per second.
 
 use crate::cli::{Arch, Global, Precision};
-use crate::commands::bench_decode::median;
 use crate::commands::train::through_f32;
 use crate::measure::{Measure, MemoryReport};
 use crate::{device, output};
@@ -14,6 +13,7 @@ use tritter_model::config::Family;
 use tritter_model::presets::preset;
 use tritter_model::seeded::FromSeed;
 use tritter_model::weights::{Form, Model};
+use tritter_runtime::bench::median;
 use tritter_runtime::error::bytes;
 use tritter_runtime::random::Random;
 use tritter_trainer::data::Batch;
@@ -115,7 +115,7 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         steps.step(std::slice::from_ref(&batch), &hyper(t + 2))?;
         times.push(start.elapsed().as_secs_f64());
     }
-    let median = median(times);
+    let median = median(times, f64::total_cmp);
     let rows = steps.profile()?;
     let report = Report {
         preset: job.preset.clone(),

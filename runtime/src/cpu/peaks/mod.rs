@@ -10,6 +10,7 @@ mod arm;
 #[allow(unsafe_code)]
 mod x86;
 
+use crate::bench::median;
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -43,19 +44,18 @@ pub fn peaks(seconds: f64) -> Peaks {
 }
 
 /// The median of runs until the time is over, at least three.
-fn median(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
+fn median_of_runs(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
     let (start, limit) = (Instant::now(), Duration::from_secs_f64(seconds.max(0.0)));
     let mut rates = Vec::new();
     while rates.len() < 3 || start.elapsed() < limit {
         rates.push(run());
     }
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
+    median(rates, f64::total_cmp)
 }
 
 fn read(seconds: f64) -> f64 {
     let data = vec![1u64; BYTES / 8];
-    median(seconds, || {
+    median_of_runs(seconds, || {
         let start = Instant::now();
         let sum = data.par_chunks(PART).with_min_len(16).map(sum).reduce(|| 0, u64::wrapping_add);
         black_box(sum);
@@ -81,7 +81,7 @@ fn dot(seconds: f64) -> (f64, &'static str) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let found: Option<Loop> = None;
     let Some((work, name)) = found else { return (0.0, "none") };
-    let rate = median(seconds, || {
+    let rate = median_of_runs(seconds, || {
         let start = Instant::now();
         let done: u64 = rayon::broadcast(|_| work(ROUNDS)).into_iter().sum();
         done as f64 / start.elapsed().as_secs_f64() / 1e12
