@@ -1,6 +1,9 @@
 //! Fragment layouts against plain loops, parameter structs against their Rust definitions, entry
 //! points against the rows' tables, and launches from several threads at once.
 
+#[path = "../../tests/params/mod.rs"]
+mod params;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +28,9 @@ fn main() {
         trial(&compiler, "streamed::bits".into(), |_| streamed()),
     ];
     for row in Row::all().iter().filter(|row| !row.cuda.is_empty()) {
-        trials.push(trial(&compiler, format!("params::{}", row.name), |compiler| params(compiler, row)));
+        trials.push(trial(&compiler, format!("params::{}", row.name), |compiler| {
+            compiler.accepts(&asserted(row, None)?).map_err(Failed::from)
+        }));
         trials.push(trial(&compiler, format!("entries::{}", row.name), |_| entries(row)));
     }
     libtest_mimic::run(&arguments, trials).exit();
@@ -157,33 +162,18 @@ fn parallel() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The struct in the kernel file has the fields of the Rust struct: names, order, places, kinds.
-fn params(compiler: &Compiler, row: &Row) -> Result<(), Failed> {
-    let case = (row.cases)(Size::Small).into_iter().next().ok_or("the row has no case")?;
-    // `RmsNorm(RmsNorm { m: 3, k: 8, eps: 1e-5 })`
-    let shown = format!("{:?}", case.op);
-    let (name, rest) = shown.split_once('(').ok_or("no variant")?;
-    let fields = rest.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(fields, _)| fields);
-    let mut text = format!("#include \"{}.cu\"\n", row.name);
-    text += "template <typename T> constexpr bool IS_FLOAT = false;\n";
-    text += "template <> constexpr bool IS_FLOAT<float> = true;\n";
-    text += &format!("static_assert(sizeof({name}) == {}, \"size\");\n", case.op.params().len());
-    for (i, field) in fields.split(',').enumerate().filter(|(_, field)| !field.trim().is_empty()) {
-        let (field, value) = field.trim().split_once(':').ok_or_else(|| format!("`{field}` is no field"))?;
-        let is_float = value.contains(['.', 'e', 'N', 'f']);
-        let member = format!("decltype({name}::{field})");
-        text += &format!("static_assert(__builtin_offsetof({name}, {field}) == {}, \"{field}\");\n", 4 * i);
-        text += &format!("static_assert(sizeof({member}) == 4 && IS_FLOAT<{member}> == {is_float}, \"{field}\");\n");
-    }
-    compiler.accepts(&text).map_err(Failed::from)
+/// The row's kernel file with assertions about its struct.
+fn asserted(row: &Row, bytes: Option<usize>) -> Result<String, String> {
+    Ok(format!("#include \"{}.cu\"\n{}", row.name, params::assertions(row, bytes)?))
 }
 
 /// The compiler does object.
 fn mismatch(compiler: &Compiler) -> Result<(), Failed> {
-    let asserts =
-        |bytes: u32| format!("#include \"rms_norm.cu\"\nstatic_assert(sizeof(RmsNorm) == {bytes}, \"size\");\n");
-    compiler.accepts(&asserts(12))?;
-    if compiler.accepts(&asserts(16)).is_ok() { Err("a wrong size was accepted".into()) } else { Ok(()) }
+    match compiler.accepts(&asserted(&Row::all()[0], Some(4096))?) {
+        Err(why) if why.contains("size") => Ok(()),
+        Err(why) => Err(why.into()),
+        Ok(()) => Err("a wrong size was accepted".into()),
+    }
 }
 
 /// Every entry point of the row's table is in the row's file.
