@@ -8,7 +8,10 @@
 //! above 65504 there is infinity. Every kernel sums in f32, the product is f32, and no gradient flows
 //! through it.
 
-use crate::cpu::parallel;
+mod cpu;
+#[cfg(test)]
+mod tests;
+
 use crate::cpu::weights::{self, Stored, Target};
 use crate::dtype::{DType, Spec};
 use crate::error::Result;
@@ -16,17 +19,11 @@ use crate::gradient::GradCx;
 use crate::graph::{Graph, Value};
 use crate::op::{Args, Case, Cuda, Gradient, Kernel, Launch, Needs, Piece, Size, Tolerance, Wgsl};
 use crate::ops::cast::cast;
-use crate::ops::dense_gemm::{Extents, Matrix, dot, gemm};
 use crate::ops::matmul::cuda::{self, Tile};
 use crate::ops::matmul::{FEW, Window, check_dtypes, shapes, tiles, wide_cases, windows};
 use crate::ops::wgsl_teams::weights_variants;
 use crate::ops::{matmul_nn, matmul_tn, widened};
 use crate::reference::RefTensor;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
-/// Rows of an f16 weight that the CPU has in f32 at a time.
-const WIDENED: usize = 512;
 
 /// Parameters.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -245,17 +242,9 @@ impl Kernel for MatmulNt {
             let w = Stored::floats(args.spec(1), args.read(1));
             return weights::product(&w, args.read(0), Target { m, n, n0, l }, y);
         }
-        if args.spec(0).dtype != DType::F16 {
-            product(self, args.read(0), args.read(1), y);
-            return;
-        }
-        let (m, n, k) = (self.m as usize, self.n as usize, self.k as usize);
-        let x = widened(args.read(0), 0, m, k);
-        // The weight in windows: whole, its copy in f32 would be twice its size.
-        for first in (0..n).step_by(WIDENED) {
-            let rows = WIDENED.min(n - first);
-            let window = MatmulNt { n: rows as u32, n0: self.n0 + first as u32, ..*self };
-            product(&window, &x, &widened(args.read(1), first, rows, k), y);
+        match args.spec(0).dtype {
+            DType::F16 => cpu::product_f16(self, args.read(0), args.read(1), y),
+            _ => cpu::product(self, args.read(0), args.read(1), y),
         }
     }
 
@@ -387,123 +376,4 @@ fn tiles_ragged(operands: &[Spec]) -> &'static [Tile] {
 /// CUDA entry that adds the sums of a depth that was cut.
 fn sum(operands: &[Spec]) -> &'static str {
     if operands[2].dtype == DType::F32 { "matmul_nt_f32_sum" } else { "matmul_nt_bf16_sum" }
-}
-
-/// The product of f32 factors.
-fn product(op: &MatmulNt, x: &[f32], w: &[f32], y: &mut [f32]) {
-    let [m, n, k, n0, l] = [op.m, op.n, op.k, op.n0, op.l].map(|v| v as usize);
-    if m <= FEW {
-        few(x, w, k, m, y, n0, n, l);
-        return;
-    }
-    let (a, b) = (Matrix { data: x, row: k, col: 1 }, Matrix { data: w, row: 1, col: k });
-    gemm(&mut y[n0..], l, Extents { m, n, depth: k }, a, b, false);
-}
-
-/// Rows `first..first + rows` of a stored f16 matrix with `k` columns in f32, without padding.
-fn widened(stored: &[f16], first: usize, rows: usize, k: usize) -> Vec<f32> {
-    let width = DType::F16.padded(k);
-    let mut wide = vec![0f32; rows * k];
-    parallel::rows(&mut wide, k, k, |i, row| {
-        stored[(first + i) * width..][..k].convert_to_f32_slice(row);
-    });
-    wide
-}
-
-/// A few rows of `x`: each row of `w` is read from memory once, for all of them.
-#[allow(clippy::too_many_arguments)]
-fn few(x: &[f32], w: &[f32], k: usize, m: usize, y: &mut [f32], n0: usize, n: usize, l: usize) {
-    if m == 1 {
-        parallel::rows(&mut y[n0..n0 + n], 1, k, |j, y| y[0] = dot(x, &w[j * k..(j + 1) * k]));
-        return;
-    }
-    let mut columns = vec![0f32; n * m];
-    parallel::rows(&mut columns, m, m * k, |j, column| {
-        for (y, x) in column.iter_mut().zip(x.chunks_exact(k)) {
-            *y = dot(x, &w[j * k..(j + 1) * k]);
-        }
-    });
-    for (i, y) in y.chunks_exact_mut(l).enumerate() {
-        for (y, column) in y[n0..n0 + n].iter_mut().zip(columns.chunks_exact(m)) {
-            *y = column[i];
-        }
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::check::check_case;
-    use crate::device::Runs;
-    use crate::op::Op;
-    use crate::ops::pieces;
-    use crate::tensor::Tensor;
-
-    fn half(m: u32, n: u32, k: u32) -> Case {
-        Case::new("f16", MatmulNt::whole(m, n, k)).dtype("x", DType::F16).dtype("w", DType::F16)
-    }
-
-    #[test]
-    fn pieces_equal_the_whole() {
-        for m in [2, 70] {
-            let case = Case::new("", MatmulNt { m, n: 150, k: 20, n0: 0, l: 150 });
-            assert!(pieces::compare(&case, 64 * 20 * 4, &[]) >= 3 * m as usize / 8);
-            assert!(pieces::compare(&half(m, 150, 21), 64 * 22 * 2, &[]) >= 3 * m as usize / 4);
-        }
-    }
-
-    #[test]
-    fn half_weights_are_widened_in_windows() {
-        let device = crate::cpu::open();
-        for m in [1, 3, 9] {
-            let finding = check_case(&device, &half(m, 2 * WIDENED as u32 + 5, 37), 1).unwrap();
-            assert!(finding.passed(), "{finding:?}");
-        }
-    }
-
-    #[test]
-    fn half_factors_go_to_kernels_of_their_own_and_give_f32() {
-        for m in [1, 16, 70] {
-            let case = half(m, 24, 8);
-            let variants = case.op.wgsl(&case.specs());
-            assert_eq!(variants.iter().map(|v| v.variant).collect::<Vec<_>>(), ["tiled_f16"]);
-            let single = Case::new("", case.op);
-            assert!(single.op.wgsl(&single.specs()).iter().all(|v| v.variant != "tiled_f16"));
-            let runs = crate::cpu::open().runs(&case.op, &case.specs());
-            assert!(matches!(runs, Runs::Native(_)), "{runs}");
-        }
-        let refused = |x, w, y| {
-            let op = Op::from(MatmulNt::whole(3, 5, 7));
-            let case = Case::new("", op).dtype("x", x).dtype("w", w).dtype("y", y);
-            op.check_operands(&case.specs()).unwrap_err().to_string()
-        };
-        use DType::{Bf16, F16, F32};
-        assert!(refused(F16, F32, F32).contains("the factors are f16 and f32"));
-        assert!(refused(Bf16, F16, F32).contains("the factors are bf16 and f16"));
-        assert!(refused(F16, F16, Bf16).contains("the product of f16 cannot be bf16"));
-        assert!(refused(F16, F16, F16).contains("f16"));
-    }
-
-    #[test]
-    fn no_gradient_flows_through_half_factors() {
-        let mut g = Graph::new("half");
-        let x = g.bind(&Tensor::input("x", [3, 8], DType::F16));
-        let w = g.bind(&Tensor::weight("w", [5, 8], DType::F16));
-        let y = matmul_nt(&mut g, x, w).unwrap();
-        assert_eq!(g.spec(y).dtype, DType::F32);
-        let op = Op::from(MatmulNt::whole(3, 5, 8));
-        let (operands, upstream, none) = ([x, w, y], [None, None, Some(y)], [None; 3]);
-        let mut gradient = |wanted: [bool; 3]| {
-            let nodes = g.nodes().len();
-            let mut cx = GradCx::new(&mut g, &operands, &upstream, &wanted, &none);
-            let result = op.gradient(&mut cx);
-            assert_eq!(g.nodes().len(), nodes, "nothing is recorded");
-            result
-        };
-        gradient([false; 3]).unwrap();
-        for wanted in [[true, false, false], [false, true, false]] {
-            assert!(gradient(wanted).unwrap_err().to_string().contains("f16"));
-        }
-    }
 }

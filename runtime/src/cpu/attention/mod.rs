@@ -8,12 +8,14 @@
 mod codes;
 mod decode;
 mod floats;
+mod layout;
 mod prompt;
 mod runs;
 mod simd;
 mod softmax;
 #[cfg(test)]
 mod tests;
+mod work;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod x86;
