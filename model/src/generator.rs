@@ -8,6 +8,8 @@
 //! tokens are read. An end (of text, by a stop string) is then seen one step late: the surplus token is
 //! dropped and the position set back.
 
+mod row;
+
 use crate::error::{Error, Result};
 use crate::host_sampling::{Sampler, Sampling};
 use crate::lookup;
@@ -15,6 +17,7 @@ use crate::session::{BatchRow, Draw, PendingTokens, Session};
 use crate::stop::StopStrings;
 use crate::text_stream::StreamDecoder;
 use crate::tokenizer::Tokenizer;
+use row::Row;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -98,84 +101,6 @@ pub struct Generator<'a> {
     pub draft: usize,
     /// Steps that are put into the queue before the tokens of the one under way are read.
     pub ahead: usize,
-}
-
-/// A sequence in the making.
-struct Row<'t> {
-    job: usize,
-    sequence: usize,
-    prompt: usize,
-    most: usize,
-    /// Prompt and what came after it.
-    history: Vec<u32>,
-    /// New tokens that were drawn or will be by steps under way.
-    asked: usize,
-    sampler: Option<Sampler>,
-    decoder: StreamDecoder<'t>,
-    stops: StopStrings,
-    text: String,
-    finish: Option<Finish>,
-    /// There is no page for its next token.
-    starved: bool,
-}
-
-impl Row<'_> {
-    fn wants(&self) -> bool {
-        self.finish.is_none() && !self.starved && self.asked < self.most
-    }
-
-    fn produced(&self) -> usize {
-        self.history.len() - self.prompt
-    }
-
-    fn last(&self) -> u32 {
-        self.history.last().copied().unwrap_or(0)
-    }
-
-    /// Takes the next token.
-    fn accept(&mut self, token: u32, ends: &[u32], sink: &mut dyn FnMut(usize, &str)) -> Result<()> {
-        if ends.contains(&token) {
-            self.finish = Some(Finish::End);
-            return Ok(());
-        }
-        self.history.push(token);
-        if let Some(piece) = self.decoder.push(token)? {
-            self.show(&piece, sink);
-        }
-        if self.finish.is_none() && self.produced() >= self.most {
-            self.finish = Some(Finish::Length);
-        }
-        Ok(())
-    }
-
-    fn show(&mut self, piece: &str, sink: &mut dyn FnMut(usize, &str)) {
-        let passed = self.stops.push(piece);
-        self.put(&passed.text, sink);
-        if passed.stop.is_some() {
-            self.finish = Some(Finish::Stop);
-        }
-    }
-
-    fn put(&mut self, text: &str, sink: &mut dyn FnMut(usize, &str)) {
-        if !text.is_empty() {
-            self.text.push_str(text);
-            sink(self.job, text);
-        }
-    }
-
-    fn done(mut self, sink: &mut dyn FnMut(usize, &str)) -> Result<Generated> {
-        if self.finish != Some(Finish::Stop)
-            && let Some(rest) = self.decoder.finish()?
-        {
-            self.show(&rest, sink);
-        }
-        if self.finish != Some(Finish::Stop) {
-            let held = std::mem::take(&mut self.stops).finish();
-            self.put(&held, sink);
-        }
-        let finish = self.finish.unwrap_or(Finish::Length);
-        Ok(Generated { ids: self.history.split_off(self.prompt), text: self.text, finish })
-    }
 }
 
 impl<'a> Generator<'a> {

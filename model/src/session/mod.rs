@@ -7,55 +7,21 @@
 //! A run that went too far (past an end, along a wrong draft) is taken back by [`Session::rewind`]: keys
 //! beyond a position are never read, so nothing else is to be undone.
 
+mod draw;
 mod plan;
 
+pub use draw::{Draw, PendingToken, PendingTokens};
 pub use plan::SessionPlan;
 
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::host_sampling::Sampling;
 use crate::places::Sequences;
 use crate::programs::{CONTROL, Drawn, Layout, Ready, Row};
 use crate::stream::Streamed;
 use tritter_runtime::Device;
-use tritter_runtime::device::Pending;
 use tritter_runtime::ops::attention::mask::NO_WINDOW;
 use tritter_runtime::stream::Figures;
-
-/// How a token is drawn on the device.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Draw {
-    /// 0 takes the most likely token.
-    pub temperature: f32,
-    /// Keeps this many most likely tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Keeps the fewest most likely tokens that reach this probability; 1 keeps all.
-    pub top_p: f32,
-    /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
-    pub min_p: f32,
-    /// Seed of the device's generator.
-    pub seed: u32,
-}
-
-impl Draw {
-    /// The most likely token.
-    pub const GREEDY: Draw = Draw { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
-
-    /// The draw of these settings, if the device has it: a penalty on all tokens before is the host's, for
-    /// a device remembers only the last ones.
-    pub fn of(sampling: &Sampling, seed: u64) -> Option<Draw> {
-        let Sampling { temperature, top_k, top_p, min_p, repeat_penalty } = *sampling;
-        let (top_k, seed) = (u32::try_from(top_k).unwrap_or(0), (seed ^ (seed >> 32)) as u32);
-        (repeat_penalty == 1.0).then_some(Draw { temperature, top_k, top_p, min_p, seed })
-    }
-
-    fn control(&self) -> [f32; CONTROL] {
-        let mut control = [0.0; CONTROL];
-        control[..5].copy_from_slice(&[self.temperature, self.top_k as f32, self.top_p, self.min_p, 1.0]);
-        control
-    }
-}
 
 /// A program and the settings that its rows were last given.
 struct Stage {
@@ -390,25 +356,5 @@ impl Which {
             Which::Chunk(_) => 0,
             Which::Step(i) => i,
         }
-    }
-}
-
-/// Tokens that are being read back.
-pub struct PendingTokens(Box<dyn Pending>);
-
-impl PendingTokens {
-    /// Waits for them.
-    pub fn wait(self) -> Result<Vec<u32>> {
-        Ok(bytemuck::pod_collect_to_vec::<u8, u32>(&self.0.wait()?))
-    }
-}
-
-/// A token that is being read back.
-pub struct PendingToken(PendingTokens);
-
-impl PendingToken {
-    /// Waits for it.
-    pub fn wait(self) -> Result<u32> {
-        Ok(self.0.wait()?.first().copied().unwrap_or(0))
     }
 }
