@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tritter_model::Config;
+use tritter_model::config::{Activation, Family, Quantization, RopeScaling, Yarn};
 use tritter_model::gguf::export::{Types, export};
 use tritter_model::gguf::tokenizer::{files_of, write_entries};
-use tritter_model::gguf::write::{TensorHeader, prepare_gguf};
+use tritter_model::gguf::write::{Entry, TensorHeader, prepare_gguf};
 use tritter_model::gguf::{TensorType, types::TYPES};
 use tritter_model::save::{Floats, write_folder};
 use tritter_model::seeded::Synthetic;
@@ -125,7 +126,19 @@ fn the_corpus_is_written() {
     for (name, weights, tables) in
         [("f32.gguf", TensorType::F32, TensorType::F32), ("f16.gguf", TensorType::F16, TensorType::Bf16)]
     {
-        export(&gguf(name), &config, &source, Types { weights, tables }, Vec::new()).unwrap();
+        export(&gguf(name), &config, &source, Types::new(weights, tables), Vec::new()).unwrap();
+    }
+    // Every key of long contexts.
+    let mut long = Config { family: Family::Mistral, quantization: Quantization::None, ..config.clone() };
+    (long.window, long.activation) = (Some(12), Activation::Silu);
+    let types = Types { unheeded: true, ..Types::new(TensorType::F16, TensorType::F16) };
+    let yarn = Yarn { attention_factor: 1.0, ..Yarn::new(4.0, 16) };
+    for (name, scaling) in
+        [("window-yarn.gguf", RopeScaling::Yarn(yarn)), ("window-linear.gguf", RopeScaling::Linear { factor: 4.0 })]
+    {
+        long.rope.scaling = scaling;
+        let pattern = ("llama.attention.sliding_window_pattern".to_owned(), Entry::U32s(vec![1; long.num_layers]));
+        export(&gguf(name), &long, &Synthetic::new(&long, 1, DType::F32), types, vec![pattern]).unwrap();
     }
     let files = files_of(&fixtures.join("tokenizer_gpt2")).unwrap().unwrap();
     let mut entries = write_entries(Path::new("t"), &files, 768).unwrap();

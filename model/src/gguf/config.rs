@@ -13,23 +13,27 @@
 //! their blocks differ in scale (groups of 64 or 128, TriLM), it is a dense model whose weights happen
 //! to be stored so: it is read as dense floats, activations are not quantised.
 //!
-//! Keys of this program's own, which others ignore: `tritter.ternary` (bool), `tritter.eos_token_ids`
-//! (where there are several), `tritter.rope_scaling` (the four numbers of the `llama3` rule, from
-//! which `rope_freqs.weight` was computed).
+//! **Windows.** `{architecture}.attention.sliding_window` is W keys for each token, itself among them, as here and in
+//! transformers (`is_masked_swa` in `src/llama-hparams.h` hides keys that lie W or more behind). A `llama` file that
+//! has one is a Mistral model; llama.cpp itself does not look at it there, nor in the BitNet architectures.
+//!
+//! Keys of this program's own, which others ignore: `tritter.ternary` (bool), `tritter.family` (`mistral`, where
+//! there is no window to tell), `tritter.eos_token_ids` (where there are several) and `tritter.rope_scaling`
+//! ([`super::rope`]).
 
 use super::matrix::{Matrix, Scale};
-use super::names::{EMBEDDING, HEAD, ROPE_FREQS, RowOrder, is_known};
+use super::names::{EMBEDDING, HEAD, RowOrder, is_known};
+use super::rope::read_scaling;
 use super::tokenizer::{BOS_ID, EOS_ID, EOT_ID, PAD_ID, TOKENS};
 use super::{Gguf, Metadata};
-use crate::config::{Activation, Config, Family, LinearClass, Quantization, Rope, RopeScaling};
+use crate::config::{Activation, Config, Family, LinearClass, MAX_INDEX, Quantization, Rope, RopeScaling};
 use crate::error::{Error, Result};
-use crate::tensor_names::{Kind, TensorSpec};
 
 /// The key that names the architecture.
 pub(crate) const ARCHITECTURE: &str = "general.architecture";
 pub(crate) const TERNARY: &str = "tritter.ternary";
 pub(crate) const EOS_IDS: &str = "tritter.eos_token_ids";
-pub(crate) const ROPE_SCALING: &str = "tritter.rope_scaling";
+pub(crate) const FAMILY: &str = "tritter.family";
 
 /// Tensors that every layer has: two norms and seven projections.
 const LEAST_IN_LAYER: usize = 9;
@@ -74,8 +78,9 @@ impl Architecture {
         self == Self::Llama
     }
 
-    fn family(self) -> Family {
-        if self == Self::Llama { Family::Llama } else { Family::Bitnet }
+    /// The key of the window.
+    pub(crate) fn window_key(self) -> String {
+        format!("{}.attention.sliding_window", self.name())
     }
 }
 
@@ -94,7 +99,7 @@ pub fn read_config(gguf: &Gguf) -> Result<Config> {
         let key = format!("{}.block_count", architecture.name());
         return Err(gguf.metadata().error(&key, "the file has fewer tensors than that takes; it is damaged"));
     }
-    config.rope.scaling = rope_scaling(gguf, &config)?;
+    config.rope.scaling = read_scaling(gguf, &config)?;
     config.validate_from(gguf.path())?;
     config.quantization = quantization(gguf, architecture, &config)?;
     config.validate_from(gguf.path())?;
@@ -111,7 +116,7 @@ fn sizes(gguf: &Gguf, architecture: Architecture) -> Result<Config> {
     let num_heads = m.required_size(&key("attention.head_count"))?;
     let eps = key("attention.layer_norm_rms_epsilon");
     Ok(Config {
-        family: architecture.family(),
+        family: family(gguf, architecture)?,
         vocab_size: vocabulary(gguf, &key("vocab_size"))?,
         hidden_size,
         intermediate_size: m.required_size(&key("feed_forward_length"))?,
@@ -121,7 +126,7 @@ fn sizes(gguf: &Gguf, architecture: Architecture) -> Result<Config> {
         head_dim: head_dim(m, &key, hidden_size, num_heads)?,
         rms_norm_eps: m.number(&eps)?.ok_or_else(|| m.error(&eps, "the file must give it"))?,
         rope: Rope { theta: m.number(&key("rope.freq_base"))?.unwrap_or(10_000.0), scaling: RopeScaling::None },
-        window: None,
+        window: window(gguf, architecture)?,
         max_positions: m.required_size(&key("context_length"))?,
         tie_embeddings: !gguf.contains(HEAD),
         attention_bias: gguf.contains("blk.0.attn_q.bias"),
@@ -132,6 +137,36 @@ fn sizes(gguf: &Gguf, architecture: Architecture) -> Result<Config> {
         eos_token_ids: eos_ids(gguf)?,
         pad_token_id: m.id(PAD_ID)?,
     })
+}
+
+/// Llama's block is Mistral's, too: with a window, or where this program wrote so.
+fn family(gguf: &Gguf, architecture: Architecture) -> Result<Family> {
+    let m = gguf.metadata();
+    match (architecture, m.text(FAMILY)?) {
+        (Architecture::Llama, None) if m.get(&architecture.window_key()).is_none() => Ok(Family::Llama),
+        (Architecture::Llama, None | Some("mistral")) => Ok(Family::Mistral),
+        (_, None) => Ok(Family::Bitnet),
+        _ => Err(m.error(FAMILY, "only mistral is written, in the architecture llama; the file is damaged")),
+    }
+}
+
+/// Keys that a token sees in every layer, where the file bounds them.
+fn window(gguf: &Gguf, architecture: Architecture) -> Result<Option<usize>> {
+    let (m, key) = (gguf.metadata(), architecture.window_key());
+    let pattern = format!("{key}_pattern");
+    if m.get(&pattern).is_some() && gguf.numbers(&pattern)?.is_none_or(|layers| layers.contains(&0.0)) {
+        return Err(m.error(&pattern, "only windows in every layer are supported"));
+    }
+    match m.size(&key)? {
+        None => Ok(None),
+        Some(_) if architecture != Architecture::Llama => {
+            Err(m.error(&key, "BitNet models have no window; leave it out to let tokens see all before them"))
+        }
+        Some(window) if window == 0 || window > MAX_INDEX => {
+            Err(m.error(&key, &format!("it should be a window from 1 to {MAX_INDEX}, or be left out for none")))
+        }
+        window => Ok(window),
+    }
 }
 
 /// Rows of the embedding; what else the file says of the vocabulary must agree.
@@ -184,70 +219,6 @@ fn eos_ids(gguf: &Gguf) -> Result<Vec<u32>> {
     let mut ids: Vec<u32> = [m.id(EOS_ID)?, m.id(EOT_ID)?].into_iter().flatten().collect();
     ids.dedup();
     Ok(ids)
-}
-
-/// The change of the rotary frequencies: of `rope_freqs.weight`, which must be the `llama3` rule's.
-fn rope_scaling(gguf: &Gguf, config: &Config) -> Result<RopeScaling> {
-    let m = gguf.metadata();
-    let architecture = Architecture::of(m)?.name();
-    let kind = format!("{architecture}.rope.scaling.type");
-    let factor = m.number(&format!("{architecture}.rope.scaling.factor"))?;
-    match m.text(&kind)? {
-        None | Some("none") => {}
-        Some("linear") if factor.is_none_or(|factor| factor == 1.0) => {}
-        Some(_) => return Err(m.error(&kind, "only the llama3 rule, as rope_freqs.weight, is supported")),
-    }
-    if !gguf.contains(ROPE_FREQS) {
-        return Ok(RopeScaling::None);
-    }
-    let spec = TensorSpec { name: ROPE_FREQS.into(), shape: vec![config.head_dim / 2], kind: Kind::Norm };
-    let info = gguf.tensor(ROPE_FREQS)?;
-    let fail = |problem: &str| Err(Error::tensor(gguf.path(), ROPE_FREQS, problem));
-    if info.dtype != super::TensorType::F32 || info.width() != spec.shape[0] || info.rows() != 1 {
-        return fail("should be f32, one for each pair of a head");
-    }
-    let mut factors = vec![0.0; info.width()];
-    super::floats::decode_row(info.dtype, gguf.bytes(info)?, &mut factors);
-    if factors.iter().all(|&f| f == 1.0) {
-        return Ok(RopeScaling::None);
-    }
-    let given = gguf.numbers(ROPE_SCALING)?;
-    match candidates(given.as_deref(), &factors).find(|scaling| explains(config, *scaling, &factors)) {
-        Some(scaling) => Ok(scaling),
-        None => fail("is not what the llama3 rule gives; other rules are not supported"),
-    }
-}
-
-/// What the factors may come from: the file's own word, else Llama 3's bounds 1 and 4 with any power of
-/// two as the first context. The largest factor is the rule's.
-fn candidates(given: Option<&[f64]>, factors: &[f32]) -> impl Iterator<Item = RopeScaling> {
-    let largest = factors.iter().copied().fold(1.0, f32::max);
-    let own = match given {
-        Some(&[factor, low, high, original]) => Some((factor, low, high, original)),
-        _ => None,
-    };
-    let usual = (4..=24).map(move |power| (super::value::shortest(largest), 1.0, 4.0, f64::from(1 << power)));
-    own.into_iter().chain(usual).map(|(factor, low_freq_factor, high_freq_factor, original)| RopeScaling::Llama3 {
-        factor,
-        low_freq_factor,
-        high_freq_factor,
-        original_max_position_embeddings: original as usize,
-    })
-}
-
-fn explains(config: &Config, scaling: RopeScaling, factors: &[f32]) -> bool {
-    let mut scaled = config.clone();
-    scaled.rope.scaling = scaling;
-    let expected = rope_factors(&scaled);
-    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4 * b.abs();
-    scaled.validate().is_ok() && expected.len() == factors.len() && factors.iter().zip(&expected).all(near)
-}
-
-/// By how much each rotary frequency of a config is divided, `[d/2]`.
-pub(crate) fn rope_factors(config: &Config) -> Vec<f32> {
-    let plain = Rope { scaling: RopeScaling::None, ..config.rope };
-    let pairs = plain.frequencies(config.head_dim).into_iter().zip(config.rope.frequencies(config.head_dim));
-    pairs.map(|(plain, scaled)| (plain / scaled) as f32).collect()
 }
 
 fn quantization(gguf: &Gguf, architecture: Architecture, config: &Config) -> Result<Quantization> {

@@ -10,8 +10,9 @@ use std::path::Path;
 
 use half::f16;
 
-use super::config::{ARCHITECTURE, Architecture, EOS_IDS, ROPE_SCALING, TERNARY, rope_factors};
+use super::config::{ARCHITECTURE, Architecture, EOS_IDS, FAMILY, TERNARY};
 use super::names::{ROPE_FREQS, RowOrder, gguf_name};
+use super::rope::{self, rope_divisors};
 use super::source::unpack;
 use super::tokenizer::{BOS_ID, EOS_ID, EOT_ID, PAD_ID};
 use super::types::{I2S_TAIL, TensorType};
@@ -31,6 +32,16 @@ pub struct Types {
     pub weights: TensorType,
     /// Type of embedding and head, not a ternary one.
     pub tables: TensorType,
+    /// Whether to write what llama.cpp does not look at in the architecture and computes otherwise without: a
+    /// window below the model's positions, bounds of yarn. It is refused else.
+    pub unheeded: bool,
+}
+
+impl Types {
+    /// Projections and tables of these types, and nothing that llama.cpp would not look at.
+    pub fn new(weights: TensorType, tables: TensorType) -> Types {
+        Types { weights, tables, unheeded: false }
+    }
 }
 
 /// What was written otherwise than asked for, or with a loss.
@@ -56,7 +67,7 @@ pub fn export(
     let mut specs = config.tensors();
     let headers = specs.iter().map(|spec| header(path, spec, types, &mut report));
     let mut headers = headers.collect::<Result<Vec<_>>>()?;
-    let factors = (config.rope.scaling != RopeScaling::None).then(|| rope_factors(config));
+    let factors = matches!(config.rope.scaling, RopeScaling::Llama3 { .. }).then(|| rope_divisors(config));
     if let Some(factors) = &factors {
         let shape = vec![factors.len()];
         headers.push(TensorHeader { name: ROPE_FREQS.into(), dtype: TensorType::F32, shape: shape.clone() });
@@ -82,11 +93,19 @@ fn check(path: &Path, config: &Config, types: Types) -> Result<()> {
     if config.family == Family::Tritter {
         return fail("the family tritter has norms that no architecture of llama.cpp has; it stays a folder");
     }
-    if config.window.is_some() {
-        return fail("a sliding window has no place in an architecture of llama.cpp that is written here");
+    if config.window.is_some() && !config.family.is_llama() {
+        return fail("of the families that are written only mistral has a sliding window");
     }
-    if !matches!(config.rope.scaling, RopeScaling::None | RopeScaling::Llama3 { .. }) {
-        return fail("of the rules that stretch rotary frequencies only llama3 is written");
+    if let RopeScaling::Dynamic { .. } = config.rope.scaling {
+        return fail("GGUF has no `dynamic` rule of rotary frequencies; `linear`, `yarn` and `llama3` are written");
+    }
+    if let Some(what) = unheeded(config).filter(|_| !types.unheeded) {
+        let architecture = architecture(config, types).name();
+        let problem = format!(
+            "llama.cpp does not look at {what} in its architecture {architecture} and would compute other logits; \
+             it is written on request, for programs that do (`convert --unheeded`)"
+        );
+        return fail(&problem);
     }
     if types.tables.is_ternary() || !(types.weights.is_ternary() || is_plain(types.weights)) {
         return fail("projections are ternary, f32 or f16, and tables are not ternary");
@@ -95,6 +114,14 @@ fn check(path: &Path, config: &Config, types: Types) -> Result<()> {
         return fail("only a ternary model has codes to write; write this dense one as f16 or f32");
     }
     Ok(())
+}
+
+/// What llama.cpp would not look at. A window that holds all positions hides nothing.
+fn unheeded(config: &Config) -> Option<String> {
+    match config.window {
+        Some(window) if window < config.max_positions => Some(format!("a sliding window of {window}")),
+        _ => rope::unheeded(config.rope.scaling),
+    }
 }
 
 fn is_plain(dtype: TensorType) -> bool {
@@ -157,13 +184,12 @@ fn entries(config: &Config, architecture: Architecture, types: Types) -> Vec<(St
         let name = if config.activation == Activation::Relu2 { "relu2" } else { "silu" };
         add(&key("hidden_activation"), Entry::Text(name.into()));
     }
-    add(TERNARY, Entry::Bool(config.is_ternary()));
-    if let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
-        config.rope.scaling
-    {
-        let original = original_max_position_embeddings as f64;
-        add(ROPE_SCALING, Entry::F64s(vec![factor, low_freq_factor, high_freq_factor, original]));
+    if let Some(window) = config.window {
+        add(&architecture.window_key(), size(window));
+    } else if config.family == Family::Mistral {
+        add(FAMILY, Entry::Text(config.family.name().into()));
     }
+    add(TERNARY, Entry::Bool(config.is_ternary()));
     for (key, id) in [
         (BOS_ID, config.bos_token_id),
         (EOS_ID, config.eos_token_ids.first().copied()),
@@ -177,6 +203,7 @@ fn entries(config: &Config, architecture: Architecture, types: Types) -> Vec<(St
     if config.eos_token_ids.len() > 1 {
         add(EOS_IDS, Entry::U32s(config.eos_token_ids.clone()));
     }
+    list.extend(rope::entries(config.rope.scaling, architecture));
     list
 }
 

@@ -65,7 +65,7 @@ fn content(config: &Config, source: &dyn Source) -> Vec<(String, Option<f32>, Ve
 fn through(config: &Config, source: &dyn Source, weights: TensorType) -> (Gguf, Report) {
     let folder = tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let report = export(&path, config, source, Types { weights, tables: TensorType::F32 }, Vec::new()).unwrap();
+    let report = export(&path, config, source, Types::new(weights, TensorType::F32), Vec::new()).unwrap();
     (Gguf::from_bytes(std::fs::read(&path).unwrap()).unwrap(), report)
 }
 
@@ -147,7 +147,7 @@ fn dense_models_keep_biases_heads_and_rotary_frequencies() {
 }
 
 fn types(weights: TensorType) -> Types {
-    Types { weights, tables: TensorType::F32 }
+    Types::new(weights, TensorType::F32)
 }
 
 #[test]

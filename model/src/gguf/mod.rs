@@ -1,7 +1,7 @@
 //! GGUF files: models in one file, as llama.cpp and bitnet.cpp read them.
 //!
 //! [`Gguf`] opens a file by memory mapping and checks its whole header; tensors are decoded row by
-//! row when they are asked for. What the metadata mean is in [`config`] and [`tokenizer`], names
+//! row when they are asked for. What the metadata mean is in [`config`], `rope` and [`tokenizer`], names
 //! and row orders in [`names`], bit orders in [`floats`] and [`codes`]. [`source`] makes an open file
 //! a source of weights, [`write`](mod@write) writes one, [`export`] and [`import`] go between these
 //! files and Hugging Face folders.
@@ -9,6 +9,7 @@
 mod cursor;
 mod header;
 mod pre;
+mod rope;
 mod value;
 
 pub mod codes;

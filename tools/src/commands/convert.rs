@@ -59,7 +59,7 @@ fn to_file(opened: &Opened, args: &Convert) -> Result<Report> {
         bail!("{} exists; nothing is overwritten, choose another name", args.to.display());
     }
     let default = if opened.config.is_ternary() { WeightType::I2S } else { WeightType::F16 };
-    let types = Types { weights: weights(args.weights.unwrap_or(default)), tables: tables(args.embedding) };
+    let types = Types::new(weights(args.weights.unwrap_or(default)), tables(args.embedding));
     let tokenizer = match files_of(folder)? {
         Some(files) => write_entries(&folder.join("tokenizer.json"), &files, opened.config.vocab_size)?,
         None => {
