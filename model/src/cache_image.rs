@@ -1,16 +1,17 @@
-//! What a cache holds of one sequence, taken out of a session or put into one: forks of a sequence, files of a
-//! prompt, and contexts of random content for measurements.
+//! What a cache holds of one sequence: forks of a sequence, where files of a prompt ([`crate::cache_file`]) find their
+//! bytes, and contexts of random content for measurements.
 
 use crate::cache::{Cache, CacheShape};
 use crate::error::{Error, Result};
 use crate::places::Stand;
 use crate::session::Session;
 use half::f16;
+use std::ops::Range;
 use tritter_runtime::ops::paged::codes::Block;
 use tritter_runtime::random::Random;
 use tritter_runtime::{DType, Device, Tensor};
 
-/// The pages and newest tokens of one sequence, by layer, as a device stores them.
+/// Where one sequence stands, and which pages of its text the cache holds: all but the bytes themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheImage {
     /// Tokens.
@@ -25,10 +26,18 @@ pub struct CacheImage {
     pub whole: usize,
     /// Pages of the text that are there, rising.
     pub pages: Vec<usize>,
-    /// By layer the stored bytes of those pages.
-    pub content: Vec<Vec<u8>>,
-    /// By layer the sequence's ring, beside integers.
-    pub newest: Vec<Vec<u8>>,
+}
+
+/// Bytes that are copied at a time between a device and a file, if a page is not more.
+const PIECE: u64 = 4 << 20;
+
+/// Consecutive pages or rows of an image that lie side by side on the device, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Which of the image's pages, or of its newest rows, counted from the first that is there.
+    pub(crate) rows: Range<usize>,
+    /// Where they begin in a layer's tensor, in bytes.
+    pub(crate) at: u64,
 }
 
 impl Cache {
@@ -46,6 +55,11 @@ impl Cache {
     pub fn ring_bytes(&self) -> u64 {
         let ring = if self.codes.is_empty() { None } else { self.rows.first() };
         ring.map_or(0, |tensor| tensor.spec().bytes() / self.shape.sequences as u64)
+    }
+
+    /// Bytes of a token's row in a ring.
+    pub(crate) fn ring_row_bytes(&self) -> u64 {
+        self.ring_bytes() / self.shape.ring.max(1) as u64
     }
 
     /// Copies a page of the pool, in all layers.
@@ -87,34 +101,23 @@ impl Session {
         self.rewind(sequence, tokens)
     }
 
-    /// What the cache holds of a sequence.
+    /// Where a sequence stands and what the cache holds of it.
     pub fn image(&self, sequence: usize) -> Result<CacheImage> {
         self.position_of(sequence)?;
-        let (cache, stand) = (&self.cache, self.sequences.each[sequence]);
-        let entries = 0..cache.shape.entries;
-        let held: Vec<(usize, u32)> =
-            entries.filter_map(|i| self.sequences.pages.page(sequence, i).map(|page| (i, page))).collect();
-        let bytes = cache.page_bytes();
-        let layer = |tensor: &Tensor| -> Result<Vec<u8>> {
-            let pages = held.iter().map(|(_, page)| self.device.read_at(tensor, u64::from(*page) * bytes, bytes));
-            Ok(pages.collect::<std::result::Result<Vec<_>, _>>()?.concat())
-        };
-        let ring = cache.ring_bytes();
-        let newest = |tensor: &Tensor| Ok(self.device.read_at(tensor, sequence as u64 * ring, ring)?);
+        let (shape, stand) = (&self.cache.shape, self.sequences.each[sequence]);
         Ok(CacheImage {
             position: stand.position,
             coded: stand.coded,
             floor: stand.floor,
             kept: stand.kept,
-            whole: stand.written.saturating_sub(cache.shape.ring).min(stand.position),
-            pages: held.iter().map(|(i, _)| *i).collect(),
-            content: cache.pool().iter().map(layer).collect::<Result<_>>()?,
-            newest: if ring == 0 { Vec::new() } else { cache.rows.iter().map(newest).collect::<Result<_>>()? },
+            whole: stand.written.saturating_sub(shape.ring).min(stand.position),
+            pages: (0..shape.entries).filter(|&i| self.sequences.pages.page(sequence, i).is_some()).collect(),
         })
     }
 
-    /// Puts an image into a sequence, whatever that held before.
-    pub fn restore(&mut self, sequence: usize, image: &CacheImage) -> Result<()> {
+    /// Lets a sequence stand as an image says, over pages of its own whose content is then to be written, whatever
+    /// it held before.
+    pub(crate) fn place(&mut self, sequence: usize, image: &CacheImage) -> Result<()> {
         self.position_of(sequence)?;
         self.fits(image)?;
         self.sequences.rewind(sequence, 0);
@@ -137,25 +140,31 @@ impl Session {
             }
         }
         self.sequences.each[sequence] = stand;
-        let (page_bytes, ring_bytes) = (self.cache.page_bytes(), self.cache.ring_bytes());
-        for (tensor, content) in self.cache.pool().iter().zip(&image.content) {
-            for (&entry, bytes) in image.pages.iter().zip(content.chunks_exact(page_bytes as usize)) {
-                let page = self.sequences.pages.page(sequence, entry).unwrap_or_default();
-                self.device.write_at(tensor, u64::from(page) * page_bytes, bytes)?;
-            }
-        }
-        for (tensor, newest) in self.cache.rows.iter().zip(&image.newest) {
-            self.device.write_at(tensor, sequence as u64 * ring_bytes, newest)?;
-        }
         Ok(())
+    }
+
+    /// An image's pages as they lie in the pool.
+    pub(crate) fn page_pieces(&self, sequence: usize, image: &CacheImage) -> Vec<Piece> {
+        let bytes = self.cache.page_bytes();
+        let places = image.pages.iter().map(|&i| self.sequences.pages.page(sequence, i).unwrap_or_default());
+        pieces(places.map(u64::from), bytes, 0)
+    }
+
+    /// The rows of an image's newest tokens as they lie in the sequence's ring.
+    pub(crate) fn ring_pieces(&self, sequence: usize, image: &CacheImage) -> Vec<Piece> {
+        let ring = self.cache.shape.ring;
+        if ring == 0 {
+            return Vec::new();
+        }
+        let places = (image.whole..image.position).map(|token| (token % ring) as u64);
+        pieces(places, self.cache.ring_row_bytes(), sequence as u64 * self.cache.ring_bytes())
     }
 
     /// Is an image one of a cache like this?
     fn fits(&self, image: &CacheImage) -> Result<()> {
-        let (cache, CacheImage { position, coded, floor, kept, whole, pages, content, newest }) = (&self.cache, image);
+        let (cache, CacheImage { position, coded, floor, kept, whole, pages }) = (&self.cache, image);
         let CacheShape { format, entries, ring, .. } = cache.shape;
-        let (layers, integers) = (cache.rows.len(), format.bits().is_some());
-        let sizes = |parts: &[Vec<u8>], bytes: u64| parts.iter().all(|part| part.len() as u64 == bytes);
+        let integers = format.bits().is_some();
         let rising = pages.is_sorted_by(|a, b| a < b) && pages.iter().all(|page| *page < entries);
         // Every page that a token may see: from the beginning, or the sinks and what the window kept.
         let end = if integers { coded / format.page } else { position.div_ceil(format.page) };
@@ -169,11 +178,8 @@ impl Session {
             && (!integers || *coded >= position.saturating_sub(format.residual) / format.page * format.page)
             && floor <= coded
             && kept <= position
+            && whole <= position
             && [coded, floor, kept].iter().all(|n| n.is_multiple_of(format.page))
-            && content.len() == layers
-            && sizes(content, cache.page_bytes().saturating_mul(pages.len() as u64))
-            && newest.len() == if integers { layers } else { 0 }
-            && sizes(newest, cache.ring_bytes())
             && (!integers || whole <= coded && position - whole <= ring);
         right.then_some(()).ok_or_else(|| Error::Session("the image is of another cache".into()))
     }
@@ -223,6 +229,23 @@ impl Session {
     }
 }
 
+/// Places of `bytes` each, cut where they do not follow each other and where a piece would be too large.
+fn pieces(places: impl Iterator<Item = u64>, bytes: u64, from: u64) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (row, place) in places.enumerate() {
+        let at = from + place * bytes;
+        match pieces.last_mut() {
+            Some(Piece { rows, at: first })
+                if *first + rows.len() as u64 * bytes == at && (rows.len() as u64 + 1) * bytes <= PIECE =>
+            {
+                rows.end = row + 1;
+            }
+            _ => pieces.push(Piece { rows: row..row + 1, at }),
+        }
+    }
+    pieces
+}
+
 /// Normal values as stored bytes.
 fn floats(dtype: DType, count: usize, random: &mut Random) -> Vec<u8> {
     let values = (0..count).map(|_| random.normal() as f32);
@@ -241,4 +264,63 @@ fn random_block(block: Block, random: &mut Random) -> Vec<u8> {
     let row = |t: usize| t * block.d..(t + 1) * block.d;
     block.fill(&mut words, |t| &keys[row(t)], |t| &values[row(t)]);
     words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cache::{CacheFormat, CacheKind};
+    use crate::config::Family;
+    use crate::presets::preset;
+    use crate::programs::Layout;
+    use crate::session::SessionPlan;
+    use crate::weights::{Form, Model};
+    use tritter_runtime::cpu;
+
+    #[test]
+    fn pieces_follow_the_device_and_stay_small() {
+        let cut = |places: &[u64], bytes| pieces(places.iter().copied(), bytes, 100);
+        let piece = |rows, at| Piece { rows, at };
+        assert_eq!(cut(&[3, 4, 5, 1, 2], 8), [piece(0..3, 124), piece(3..5, 108)]);
+        assert_eq!(cut(&[0, 1, 2], PIECE / 2), [piece(0..2, 100), piece(2..3, 100 + PIECE)]);
+        assert_eq!(cut(&[0, 1], 2 * PIECE), [piece(0..1, 100), piece(1..2, 100 + 2 * PIECE)]);
+        assert!(cut(&[], 8).is_empty());
+    }
+
+    #[test]
+    fn an_image_that_no_sequence_can_stand_at_is_refused() {
+        let mut config = preset("test").unwrap().config(Family::Llama, Some(64), Some(512));
+        (config.hidden_size, config.intermediate_size, config.num_layers) = (24, 32, 1);
+        (config.num_heads, config.num_kv_heads, config.head_dim) = (2, 1, 12);
+        let model = Model::new(&config, Form::Run, 512);
+        for kind in [CacheKind::F32, CacheKind::Int4] {
+            let format = CacheFormat { page: 32, residual: 32, ..CacheFormat::from(kind) };
+            let layout = Layout { window: Some(100), sinks: 4, ..Layout::single(300, format) };
+            let mut session = SessionPlan::with(&model, layout).unwrap().open(&cpu::open()).unwrap();
+            session.fill(0, 290, 1).unwrap();
+            let image = session.image(0).unwrap();
+            session.place(0, &image).unwrap();
+            assert_eq!(session.image(0).unwrap(), image);
+            let mut refused = |change: &dyn Fn(&mut CacheImage)| {
+                let mut other = image.clone();
+                change(&mut other);
+                assert!(session.place(0, &other).is_err(), "{kind:?}: {other:?}");
+                assert_eq!(session.image(0).unwrap(), image, "what was there stays");
+            };
+            refused(&|i| i.position = 301);
+            refused(&|i| i.position = usize::MAX);
+            refused(&|i| i.coded = i.position + 32);
+            refused(&|i| i.floor += 1);
+            refused(&|i| i.kept = usize::MAX / 32 * 32);
+            refused(&|i| i.pages.truncate(1));
+            refused(&|i| i.pages.reverse());
+            refused(&|i| i.pages.push(1 << 40));
+            if kind == CacheKind::Int4 {
+                refused(&|i| i.coded = 0);
+                refused(&|i| i.whole = i.position);
+                refused(&|i| i.whole = usize::MAX);
+            }
+        }
+    }
 }

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use tritter_model::cache::{CacheFormat, CacheKind};
-use tritter_model::cache_file::{fingerprint, load, save};
-use tritter_model::config::{Config, Family};
+use tritter_model::cache_file::{Prompt, fingerprint, load, save};
+use tritter_model::config::{Config, Family, RopeScaling, Yarn};
 use tritter_model::presets::preset;
 use tritter_model::programs::Layout;
 use tritter_model::seeded::FromSeed;
@@ -57,6 +57,11 @@ fn continued(session: &mut Session, ids: &[u32]) -> Vec<u32> {
     bits
 }
 
+/// A prompt that belongs to no conversation.
+fn prompt_of(ids: &[u32]) -> Prompt {
+    Prompt { ids: ids.to_vec(), conversation: None }
+}
+
 fn text(seed: u64, tokens: usize) -> Vec<u32> {
     let mut random = Random::new(seed);
     (0..tokens).map(|_| random.below(261) as u32).collect()
@@ -75,11 +80,11 @@ fn a_restored_prompt_goes_on_bit_for_bit() {
             let layout = |capacity| Layout { window, sinks: window.map_or(0, |_| 4), ..layout(kind, capacity) };
             let mut first = open(&model, layout(capacities[0]));
             first.prefill(&prompt).unwrap();
-            save(&path, &first, 0, &prompt, print(1)).unwrap();
+            save(&path, &first, 0, &prompt_of(&prompt), print(1)).unwrap();
             // Another capacity: other chunks, another ring, other pages.
             let mut second = open(&model, layout(capacities[1]));
             second.prefill(&rest).unwrap();
-            assert_eq!(load(&path, &mut second, 0, print(1)).unwrap(), prompt, "{what}");
+            assert_eq!(load(&path, &mut second, 0, print(1)).unwrap(), prompt_of(&prompt), "{what}");
             assert_eq!(second.position(), tokens, "{what}");
             assert_eq!(continued(&mut first, &rest), continued(&mut second, &rest), "{what}");
             // Going back works the same, too.
@@ -95,7 +100,7 @@ fn saved(folder: &Path, model: &Model) -> PathBuf {
     let path = folder.join("prompt.cache");
     let mut session = open(model, layout(CacheKind::Int4, 200));
     session.prefill(&text(7, 100)).unwrap();
-    save(&path, &session, 0, &text(7, 100), print(1)).unwrap();
+    save(&path, &session, 0, &prompt_of(&text(7, 100)), print(1)).unwrap();
     path
 }
 
@@ -107,15 +112,41 @@ fn refused(path: &Path, session: &mut Session, model: u64, word: &str) {
 }
 
 #[test]
+fn a_conversation_and_any_sequence_are_kept() {
+    let (folder, model) = (tempfile::tempdir().unwrap(), model(1));
+    let path = folder.path().join("prompt.cache");
+    let two = Layout { sequences: 2, rows: 2, ..layout(CacheKind::Int8, 200) };
+    let (mut first, mut second) = (open(&model, two), open(&model, two));
+    first.prefill_of(1, &text(3, 90)).unwrap();
+    let prompt = Prompt { ids: text(3, 90), conversation: Some("[{\"role\": \"user\"}]".into()) };
+    save(&path, &first, 1, &prompt, print(1)).unwrap();
+    second.prefill_of(0, &text(4, 40)).unwrap();
+    assert_eq!(load(&path, &mut second, 0, print(1)).unwrap(), prompt, "over what was there before");
+    assert_eq!(second.image(0).unwrap(), first.image(1).unwrap());
+    let short = Prompt { ids: text(3, 89), ..Prompt::default() };
+    assert!(save(&path, &first, 1, &short, print(1)).unwrap_err().to_string().contains("89"));
+    assert!(save(&path, &first, 0, &Prompt::default(), print(1)).is_err(), "nothing was fed");
+}
+
+#[test]
 fn a_file_of_another_model_or_cache_is_refused() {
     let (folder, model) = (tempfile::tempdir().unwrap(), model(1));
     let path = saved(folder.path(), &model);
     let mut same = open(&model, layout(CacheKind::Int4, 200));
     refused(&path, &mut same, print(2), "another model");
     let mut other = config();
-    other.rope.theta *= 2.0;
+    other.rms_norm_eps *= 2.0;
     let other = fingerprint(&other, &FromSeed::new(&other, 1)).unwrap();
     refused(&path, &mut same, other, "another model");
+    for scaling in [RopeScaling::Linear { factor: 2.0 }, RopeScaling::Yarn(Yarn::new(2.0, POSITIONS))] {
+        let mut turned = config();
+        turned.rope.scaling = scaling;
+        let of_turned = fingerprint(&turned, &FromSeed::new(&turned, 1)).unwrap();
+        assert_eq!(of_turned, print(1), "the weights are the same");
+        let model = Model::new(&turned, Form::Run, POSITIONS);
+        model.load(&cpu::open(), &FromSeed::new(&turned, 1)).unwrap();
+        refused(&path, &mut open(&model, layout(CacheKind::Int4, 200)), of_turned, scaling.name());
+    }
     refused(&path, &mut open(&model, layout(CacheKind::Int2, 200)), print(1), "int4");
     refused(
         &path,
@@ -147,5 +178,5 @@ fn a_cut_or_altered_file_is_refused() {
         assert_eq!(session.position(), 0, "seed {seed}");
     }
     std::fs::write(&path, &whole).unwrap();
-    assert_eq!(load(&path, &mut session, 0, print(1)).unwrap(), text(7, 100));
+    assert_eq!(load(&path, &mut session, 0, print(1)).unwrap(), prompt_of(&text(7, 100)));
 }

@@ -173,30 +173,6 @@ fn a_fork_shares_pages_until_one_writes() {
     }
 }
 
-#[test]
-fn an_image_goes_on_with_the_same_bits() {
-    let seed = seed();
-    let mut random = Random::new(seed);
-    let model = model(2, seed);
-    for kind in CacheKind::ALL {
-        let (ids, tail) = (text(&mut random, 170), text(&mut random, 30));
-        let mut session = open(&model, layout(kind));
-        session.prefill_of(0, &ids).unwrap();
-        let image = session.image(0).unwrap();
-        let expected = logits(&mut session, 0, &tail);
-        let mut other = open(&model, layout(kind));
-        other.prefill_of(2, &tail).unwrap();
-        other.restore(1, &image).unwrap();
-        assert_eq!(other.image(1).unwrap(), image, "{kind:?}");
-        assert_eq!(logits(&mut other, 1, &tail), expected, "seed {seed}, {kind:?}");
-        let mut broken = image.clone();
-        broken.pages.pop();
-        assert!(other.restore(1, &broken).is_err());
-        let strange = if kind == CacheKind::F32 { CacheKind::Int4 } else { CacheKind::F32 };
-        assert!(open(&model, layout(strange)).restore(0, &image).is_err(), "{kind:?} into {strange:?}");
-    }
-}
-
 /// A single layer's keys and values depend on their own token alone, so a stream with a window and sinks equals a
 /// text of only the tokens that are seen.
 #[test]

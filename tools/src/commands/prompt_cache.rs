@@ -6,7 +6,7 @@
 use crate::cli::Generate;
 use crate::open::Opened;
 use anyhow::{Result, bail};
-use tritter_model::cache_file::{fingerprint, load, save};
+use tritter_model::cache_file::{Prompt, fingerprint, load, save};
 use tritter_model::generator::Job;
 use tritter_model::session::Session;
 
@@ -21,7 +21,7 @@ pub(crate) fn prepare(args: &Generate, opened: &Opened, session: &mut Session, j
     let fingerprint = fingerprint(&opened.config, &*opened.source()?)?;
     let most = job.ids.len() - 1;
     if let Some(path) = &args.load_cache {
-        let ids = load(path, session, 0, fingerprint)?;
+        let Prompt { ids, .. } = load(path, session, 0, fingerprint)?;
         let same = ids.iter().zip(&job.ids).take_while(|(a, b)| a == b).count();
         if same == 0 {
             bail!("{}: the prompt does not begin with the text of this cache", path.display());
@@ -34,7 +34,8 @@ pub(crate) fn prepare(args: &Generate, opened: &Opened, session: &mut Session, j
             bail!("--save-cache: a prompt of one token has nothing to save; give a longer one");
         }
         session.prefill(&job.ids[job.cached..most])?;
-        save(path, session, 0, &job.ids[..most], fingerprint)?;
+        let prompt = Prompt { ids: job.ids[..most].to_vec(), conversation: None };
+        save(path, session, 0, &prompt, fingerprint)?;
         job.cached = most;
     }
     Ok(())
