@@ -125,22 +125,16 @@ impl<'a> Generator<'a> {
             for sequence in (0..self.session.layout().sequences).filter(|s| !taken.contains(s)) {
                 let Some(&(index, job)) = waiting.peek() else { break };
                 let begin = Instant::now();
-                let cached = match job.cached {
-                    0 => self.share(job, sequence, &rows)?,
-                    cached => self.session.rewind(sequence, cached)?,
-                };
-                if !self.session.has_room(sequence, job.ids.len() - cached)? {
+                let Some((row, cached)) = self.begin(index, job, (sequence, host), &rows, sink)? else {
                     if rows.is_empty() {
                         // Nothing will be given back: it never fits.
                         let (ids, text) = (Vec::new(), String::new());
                         done[index] = Some(Generated { ids, text, finish: Finish::Pages });
                         waiting.next();
                     }
-                    self.session.release(sequence)?;
                     break;
-                }
+                };
                 waiting.next();
-                let row = self.feed(index, job, (sequence, cached), host, sink)?;
                 took.prefill += begin.elapsed();
                 took.prompt_tokens += job.ids.len() - cached;
                 took.shared_tokens += if job.cached == 0 { cached } else { 0 };
@@ -201,6 +195,31 @@ impl<'a> Generator<'a> {
             return Err(Error::Session(format!("drafts of {draft} need one sequence and steps of {} rows", draft + 1)));
         }
         Ok(())
+    }
+
+    /// Feeds a prompt, but for what is in the cache already; gives the new row and how much that was. `None`, and
+    /// the sequence is as it was before any text, if there are too few pages.
+    fn begin(
+        &mut self,
+        index: usize,
+        job: &Job,
+        (sequence, host): (usize, bool),
+        rows: &[Row<'_>],
+        sink: &mut dyn FnMut(usize, &str),
+    ) -> Result<Option<(Row<'a>, usize)>> {
+        let cached = match job.cached {
+            0 => self.share(job, sequence, rows)?,
+            cached => self.session.rewind(sequence, cached)?,
+        };
+        if self.session.has_room(sequence, job.ids.len() - cached)? {
+            match self.feed(index, job, (sequence, cached), host, sink) {
+                // Behind a window pages come and go, so there may be too few further on.
+                Err(Error::Pages { .. }) => {}
+                fed => return Ok(Some((fed?, cached))),
+            }
+        }
+        self.session.release(sequence)?;
+        Ok(None)
     }
 
     /// Takes over what a sequence in the making has in common with a prompt, if it is a page at least; gives the
@@ -284,7 +303,7 @@ impl<'a> Generator<'a> {
                 for row in rows.iter_mut().filter(|row| row.wants()) {
                     row.asked += 1;
                     took.rows += 1;
-                    took.visible += self.session.position_of(row.sequence)? as u64;
+                    took.visible += self.session.seen(self.session.position_of(row.sequence)?) as u64;
                 }
                 under_way.push_back((live, self.session.tokens()?));
             }
@@ -322,7 +341,11 @@ impl<'a> Generator<'a> {
     fn speculate(&mut self, row: &mut Row<'_>, took: &mut Took, sink: &mut dyn FnMut(usize, &str)) -> Result<()> {
         while row.finish.is_none() {
             let left = row.most - row.produced();
-            let draft = lookup::draft(&row.history, self.draft.min(left - 1));
+            let mut draft = lookup::draft(&row.history, self.draft.min(left - 1));
+            if !self.session.has_room(row.sequence, 1 + draft.len())? {
+                // Without a draft it goes as far as it would go by itself.
+                draft.clear();
+            }
             let mut ids = vec![row.last()];
             ids.extend(&draft);
             let fed = self.session.position_of(row.sequence)?;
@@ -335,7 +358,7 @@ impl<'a> Generator<'a> {
             let right = draft.iter().zip(&tokens).take_while(|(draft, token)| draft == token).count();
             took.steps += 1;
             took.rows += ids.len();
-            took.visible += (1..=ids.len()).map(|i| (fed + i) as u64).sum::<u64>();
+            took.visible += (1..=ids.len()).map(|i| self.session.seen(fed + i) as u64).sum::<u64>();
             took.drafted += draft.len();
             took.accepted += right;
             for &token in &tokens[..=right.min(tokens.len() - 1)] {

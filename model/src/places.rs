@@ -192,21 +192,20 @@ impl Sequences {
 
     /// Goes back to `position` or, where that cannot be done, as little further as possible; gives where it stands.
     pub(crate) fn rewind(&mut self, sequence: usize, position: usize) -> usize {
-        let (page, ring) = (self.page(), self.shape.ring);
+        let page = self.page();
         let window = self.shape.window as usize;
         let stand = self.each[sequence];
         let mut to = position.min(stand.position);
+        if self.integers() && !self.remembers(sequence, to) {
+            to = to.min(stand.coded) / page * page;
+            self.each[sequence].floor = to;
+            self.each[sequence].written = to;
+        }
         // Keys that were dropped behind a window cannot be seen again.
         if stand.kept > 0 && (to + 1).saturating_sub(window) < stand.kept {
             to = 0;
         }
         if self.integers() {
-            let whole = stand.written.saturating_sub(ring);
-            if self.boundary(sequence, to) < whole.max(1) && to > 0 && whole > 0 {
-                to = to.min(stand.coded) / page * page;
-                self.each[sequence].floor = to;
-                self.each[sequence].written = to;
-            }
             let coded = stand.coded.min(to / page * page);
             self.pages.give(sequence, coded / page, stand.coded.div_ceil(page));
             self.each[sequence].coded = coded;
@@ -219,5 +218,11 @@ impl Sequences {
             self.each[sequence] = Stand::default();
         }
         to
+    }
+
+    /// Does the ring hold every whole row that a token at a position sees? It holds none below the floor.
+    fn remembers(&self, sequence: usize, position: usize) -> bool {
+        let Stand { written, floor, .. } = self.each[sequence];
+        position >= floor && self.boundary(sequence, position) >= written.saturating_sub(self.shape.ring)
     }
 }

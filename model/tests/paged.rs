@@ -145,6 +145,31 @@ fn going_back_far_says_where_it_ends() {
 }
 
 #[test]
+fn going_back_twice_reads_nothing_that_was_written_for_other_tokens() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let model = model(2, seed);
+    let (ids, other) = (text(&mut random, 600), text(&mut random, 300));
+    let mut session = open(&model, Layout { chunk: 16, ..layout(CacheKind::Int8) });
+    let straight = logits(&mut session, 1, &[&ids[..96], &other].concat());
+    session.prefill_of(0, &ids).unwrap();
+    assert_eq!(session.rewind(0, 205).unwrap(), 192);
+    // Whole rows below 192 are gone for good, so what is below it are pages of codes.
+    assert_eq!(session.rewind(0, 100).unwrap(), 96);
+    let back = logits(&mut session, 0, &other);
+    close(&straight, &back, 1e-2, &format!("seed {seed}: only 32 tokens were seen as codes instead of whole"));
+    // The same behind a window: what it dropped before is not there for a page that starts further back.
+    let windowed = Layout { chunk: 16, window: Some(100), sequences: 1, ..layout(CacheKind::Int8) };
+    let mut session = open(&model, windowed);
+    let straight = logits(&mut open(&model, windowed), 0, &other);
+    session.prefill_of(0, &ids).unwrap();
+    let reached = (0..600).rev().map(|to| session.rewind(0, to).unwrap()).take_while(|to| *to > 0).last().unwrap();
+    assert!(reached >= 416, "seed {seed}: {reached} saw keys from {} on", reached - 99);
+    assert_eq!(session.position_of(0).unwrap(), 0);
+    close(&straight, &logits(&mut session, 0, &other), 1e-2, &format!("seed {seed}: after all was forgotten"));
+}
+
+#[test]
 fn a_fork_shares_pages_until_one_writes() {
     let seed = seed();
     let mut random = Random::new(seed);
@@ -264,6 +289,69 @@ fn a_pool_that_runs_out_ends_one_text_and_leaves_the_others() {
     assert_eq!(short[1].finish, Finish::Length, "seed {seed}: the shorter one is untouched");
     assert_eq!(short[1].ids, full[1].ids);
     assert_eq!(free, 8);
+}
+
+#[test]
+fn a_long_prompt_behind_a_window_waits_for_pages_or_ends_and_disturbs_nobody() {
+    let seed = seed();
+    let model = model(1, seed);
+    let tokenizer = tritter_model::bpe_train::train_bpe(["the cat sat on the mat"], 261).unwrap();
+    let mut random = Random::new(seed);
+    let job = |(ids, max_tokens)| Job { ids, cached: 0, max_tokens, sampling: Sampling::GREEDY, seed: 0 };
+    let jobs = [(70, 30), (300, 30), (20, 5), (300, 30)].map(|(n, most)| job((text(&mut random, n), most)));
+    for kind in [CacheKind::F32, CacheKind::Int8] {
+        let run = |pages| {
+            let layout = Layout { pages, window: Some(150), chunk: 16, ..layout(kind) };
+            let mut session = open(&model, layout);
+            let mut generator = Generator::new(&mut session, &tokenizer);
+            generator.ends.clear();
+            (generator.run(&jobs, &mut |_, _| {}).unwrap().0, session.free_pages())
+        };
+        let (full, _) = run(None);
+        // The first three have room beside each other in 14 pages, and the fourth not beside the second, which it
+        // finds out behind its first chunk. Three pages hold no long one at all.
+        for (pages, finish) in [(14, Finish::Length), (3, Finish::Pages)] {
+            let (short, free) = run(Some(pages));
+            assert_eq!(free, pages);
+            for (i, (short, full)) in short.iter().zip(&full).enumerate() {
+                let what = format!("seed {seed}, {kind:?}, {pages} pages, text {i}");
+                assert_eq!(short.ids, full.ids[..short.ids.len()], "{what}");
+                assert!(short.finish == if i == 2 { Finish::Length } else { finish } || i == 0, "{what}: {short:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_draft_that_finds_no_page_leaves_the_text_as_long_as_it_is_without() {
+    let model = model(1, 5);
+    let tokenizer = tritter_model::bpe_train::train_bpe(["the cat sat on the mat"], 261).unwrap();
+    let job = Job { ids: [7, 8, 9].repeat(12), cached: 0, max_tokens: 90, sampling: Sampling::GREEDY, seed: 0 };
+    for kind in [CacheKind::F32, CacheKind::Int4] {
+        let run = |draft| {
+            let mut session = open(&model, Layout { pages: Some(3), sequences: 1, rows: 9, ..layout(kind) });
+            let mut generator = Generator::new(&mut session, &tokenizer);
+            (generator.draft, generator.ends) = (draft, Vec::new());
+            generator.run(std::slice::from_ref(&job), &mut |_, _| {}).unwrap().0.remove(0)
+        };
+        let (plain, drafted) = (run(0), run(8));
+        assert_eq!((&drafted.ids, drafted.finish), (&plain.ids, plain.finish), "{kind:?}");
+    }
+}
+
+#[test]
+fn what_a_run_took_counts_the_keys_that_a_window_leaves() {
+    let model = model(1, 6);
+    let tokenizer = tritter_model::bpe_train::train_bpe(["the cat sat on the mat"], 261).unwrap();
+    let job = Job { ids: [7, 8, 9].repeat(20), cached: 0, max_tokens: 11, sampling: Sampling::GREEDY, seed: 0 };
+    for (window, sinks, seen) in [(None, 0, 61), (Some(20), 2, 22), (Some(1), 0, 1)] {
+        let mut session = open(&model, Layout { window, sinks, sequences: 1, ..layout(CacheKind::F32) });
+        let mut generator = Generator::new(&mut session, &tokenizer);
+        generator.ends.clear();
+        let took = generator.run(std::slice::from_ref(&job), &mut |_, _| {}).unwrap().1;
+        let expected = (0..10).map(|step| if window.is_none() { seen + step } else { seen }).sum::<u64>();
+        assert_eq!((took.steps, took.visible), (10, expected), "{window:?}");
+    }
 }
 
 #[test]

@@ -67,6 +67,12 @@ impl Session {
         Ok(self.sequences.each[sequence].position)
     }
 
+    /// Keys that the last of so many tokens sees.
+    pub fn seen(&self, tokens: usize) -> usize {
+        let shape = &self.cache.shape;
+        tokens.min((shape.window as usize).saturating_add(shape.sinks as usize))
+    }
+
     /// Positions that the cache holds for a sequence.
     pub fn capacity(&self) -> usize {
         self.layout.capacity
