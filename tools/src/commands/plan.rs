@@ -6,7 +6,7 @@ use crate::open::Opened;
 use crate::output;
 use crate::plan::budget::Budget;
 use crate::plan::parts::{Part, gib, total};
-use crate::plan::plot::{Line, Plot};
+use crate::plan::plot::{Line, Plot, tokens};
 use crate::plan::report::Report;
 use crate::plan::session::{self, May, OVERHEAD, Settings};
 use crate::plan::streaming::Streamed;
@@ -180,7 +180,7 @@ impl Target<'_> {
     /// Memory against context, a line for each type of cache.
     fn plot(&self, asked: Settings, most: usize) -> Result<Plot> {
         let mut contexts = vec![most];
-        while let Some(&last) = contexts.last().filter(|&&last| last > 1024 && contexts.len() < 8) {
+        while let Some(&last) = contexts.last().filter(|&&last| last > 64 && contexts.len() < 8) {
             contexts.push((last.next_power_of_two() / 2).max(1));
         }
         contexts.reverse();
@@ -197,7 +197,8 @@ impl Target<'_> {
             1 => String::new(),
             count => format!(", {count} sequences"),
         };
-        let title = format!("{}: memory by context{several}", self.opened.name);
+        let window = asked.layout.window.map(|window| format!(", window {}", tokens(window))).unwrap_or_default();
+        let title = format!("{}: memory by context{several}{window}", self.opened.name);
         let lines = CacheKind::ALL.into_iter().map(line).collect::<Result<_>>()?;
         Ok(Plot { title, contexts, lines, budget: self.bytes() })
     }

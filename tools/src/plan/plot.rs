@@ -88,17 +88,31 @@ impl Plot {
         );
     }
 
-    /// Where the names of the lines stand: at their ends, and no two on each other.
+    /// Where the names of the lines stand: as near to their ends as can be with no two on each other.
     fn labels(&self, top: f64) -> Vec<f64> {
         const APART: f64 = 14.0;
         let end = |line: &Line| height(line.bytes.last().copied().unwrap_or(0) as f64, top);
-        let mut places: Vec<(usize, f64)> = self.lines.iter().map(end).enumerate().collect();
-        places.sort_by(|a, b| b.1.total_cmp(&a.1));
-        for i in 1..places.len() {
-            places[i].1 = places[i].1.min(places[i - 1].1 - APART);
+        let mut ends: Vec<(usize, f64)> = self.lines.iter().map(end).enumerate().collect();
+        // From below, and of equal ones the first stands highest.
+        ends.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+        // Labels that meet form a block, which stands where its labels would on average.
+        let mut blocks: Vec<(f64, usize)> = Vec::new();
+        for (i, (_, y)) in ends.iter().enumerate() {
+            let (mut sum, mut count) = (y + i as f64 * APART, 1);
+            while let Some((below, labels)) =
+                blocks.pop_if(|(below, labels)| *below / (*labels as f64) < sum / f64::from(count))
+            {
+                sum += below;
+                count += labels as u32;
+            }
+            blocks.push((sum, count as usize));
         }
-        places.sort_by_key(|&(line, _)| line);
-        places.into_iter().map(|(_, y)| y).collect()
+        let places = blocks.into_iter().flat_map(|(sum, count)| std::iter::repeat_n(sum / count as f64, count));
+        let mut labels = vec![0.0; ends.len()];
+        for (i, (place, (line, _))) in places.zip(&ends).enumerate() {
+            labels[*line] = (place - i as f64 * APART).min(FRAME[3] - i as f64 * APART);
+        }
+        labels
     }
 
     fn line(&self, svg: &mut String, line: &Line, (colour, label): (&str, f64), top: f64) {
@@ -110,6 +124,10 @@ impl Plot {
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             path.join(" ")
         );
+        if let [[x, y]] = points.as_slice() {
+            // A line of one point is none.
+            let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>");
+        }
         if let (Some([x, _]), Some(&last)) = (points.last(), line.bytes.last()) {
             let said = format!("{} {} GB", line.name, short(gb(last)));
             text(svg, [x + 8.0, label + 4.0], "start", colour, &said);
@@ -205,6 +223,19 @@ mod tests {
         sorted.sort_by(f64::total_cmp);
         assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] >= 13.9), "{labels:?}");
         assert!(labels[3] < labels[1] && labels[1] < labels[0] && labels[0] < labels[2], "{labels:?}");
+        let end = height(1000.0, 10_000.0);
+        assert!((labels[0] - end).abs() < 0.1, "the middle of three stands where its line ends: {labels:?} by {end}");
+    }
+
+    #[test]
+    fn names_of_equal_lines_are_in_order_and_none_leaves_the_picture() {
+        for bytes in [1u64, 9999] {
+            let lines: Vec<Line> =
+                ["a", "b", "c", "d", "e"].map(|name| Line { name: name.into(), bytes: vec![bytes] }).into();
+            let labels = Plot { lines, contexts: vec![9], ..plot() }.labels(10_000.0);
+            assert!(labels.is_sorted(), "{labels:?}");
+            assert!(labels.iter().all(|&y| (10.0..=FRAME[3]).contains(&y)), "{labels:?}");
+        }
     }
 
     #[test]
@@ -212,5 +243,8 @@ mod tests {
         let one = Plot { contexts: vec![7], lines: Vec::new(), budget: None, title: String::new() };
         assert!(one.svg().contains(">7<") && !one.svg().contains("NaN"));
         assert!(!Plot { contexts: Vec::new(), ..one }.svg().contains("NaN"));
+        let line = Line { name: "f16".into(), bytes: vec![5] };
+        let dot = Plot { contexts: vec![7], lines: vec![line], budget: None, title: String::new() };
+        assert!(dot.svg().contains("<circle"), "one context is a dot: a line of one point cannot be seen");
     }
 }
