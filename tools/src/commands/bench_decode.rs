@@ -107,6 +107,8 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     };
     let rates = repeated(job.repeats, decoding)?;
     let rate = median(rates.clone(), f64::total_cmp);
+    // The first run was to warm up.
+    steps.drain(..job.tokens.min(steps.len()));
     let streamed = session.streaming().unwrap_or_default().since(&before);
     let submit = submitting(&mut session, ids[0], job)?;
     // Bandwidth is measured with memory of its own.
