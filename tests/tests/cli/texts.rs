@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use tempfile::{TempDir, tempdir};
 use tritter_tests::fresh_seed;
-use tritter_tests::program::{copy, fed, listing, made, succeeds, text};
+use tritter_tests::program::{copy, fed, listing, made, on_cpu, succeeds, text};
 
 #[test]
 fn a_prompt_is_computed_once() {
@@ -61,6 +61,9 @@ fn a_text_that_finds_no_page_ends_and_says_so() {
     let mut reasons: Vec<&str> = texts.iter().map(|text| text["finish"].as_str().unwrap()).collect();
     reasons.sort();
     assert_eq!(reasons, ["cache pages", "length"]);
+    let output = on_cpu(&[&both[..], &["--pages", "3"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("because the cache has no page left").count(), 1, "{said}");
     fails(&[&both[..], &["--pages", "0"]].concat(), &made().run, &["pool of 0 pages"]);
 }
 

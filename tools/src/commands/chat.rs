@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use tritter_model::chat_template::Message;
-use tritter_model::generator::{Generated, Generator, Job, Took};
+use tritter_model::generator::{Finish, Generated, Generator, Job, Took};
 use tritter_model::host_sampling::Sampling;
 use tritter_model::session::Session;
 use tritter_model::tokenizer::Tokenizer;
@@ -125,6 +125,9 @@ impl Talk<'_> {
             return Ok(None);
         }
         let (made, took) = self.answer(&ids, room)?;
+        if made.finish == Finish::Pages {
+            eprintln!("note: the cache has no page left for this conversation; /reset or more --pages");
+        }
         let turn = Turn {
             user: text,
             text: made.text.clone(),

@@ -126,6 +126,14 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
             output::print(&format!("{}{}\n", if args.chat { "" } else { one.prompt }, one.text))?;
         }
     }
+    for (i, one) in outputs.iter().enumerate().filter(|(_, one)| one.finish == spell(Finish::Pages)) {
+        let text = if outputs.len() == 1 { "the text".to_string() } else { format!("text {}", i + 1) };
+        let more = if session.layout().sequences == 1 { "" } else { ", or fewer texts at a time (--batch)" };
+        eprintln!(
+            "note: {text} ended after {} tokens, because the cache has no page left for it; use more --pages{more}",
+            one.generated_tokens
+        );
+    }
     let memory = MemoryReport::of(&device, planned, &measure);
     let streamed = away.map(|away| away.report(session.streaming().unwrap_or_default(), None));
     let stats =
