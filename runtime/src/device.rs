@@ -35,6 +35,8 @@ pub struct Caps {
     pub f16: bool,
     /// Smallest and largest subgroup, `(0, 0)` where there are none.
     pub subgroups: (u32, u32),
+    /// Sides of the square cooperative matrices that shaders can use, with f16 operands and f32 sums.
+    pub matrices: Vec<u32>,
     /// Bytes of the largest range that one operand can bind.
     pub max_binding: u64,
     /// Bytes of memory that may be planned with, if the system says.

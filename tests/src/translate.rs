@@ -41,6 +41,24 @@ pub fn translate_everywhere(text: &str, overrides: &[(&str, f64)], caps: Capabil
     })
 }
 
+/// Translates `text`, which uses cooperative matrices of a side, for the back ends that have them: Vulkan, and Metal
+/// where they are of 8 × 8. Gives the SPIR-V words.
+///
+/// # Errors
+/// As [`translate_everywhere`].
+pub fn translate_matrix(
+    text: &str,
+    overrides: &[(&str, f64)],
+    caps: Capabilities,
+    side: u32,
+) -> Result<Vec<u32>, String> {
+    let shader = Shader::new(text, overrides, caps)?;
+    if side == 8 {
+        shader.msl(MSL_FLOOR)?;
+    }
+    shader.spirv(SPIRV_FLOOR, true)
+}
+
 /// A valid shader whose overrides are set.
 #[derive(Debug)]
 pub struct Shader {

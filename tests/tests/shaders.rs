@@ -1,16 +1,18 @@
-//! Every shader in every variant that a row can choose is valid for Vulkan, Metal and D3D12. Needs no GPU.
+//! Every shader in every variant that a row can choose is valid for Vulkan, Metal and D3D12, those on
+//! cooperative matrices for the first two. Needs no GPU.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use tritter_runtime::op::{Choice, Row, Size};
-use tritter_tests::translate::translate_everywhere;
+use tritter_tests::translate::{translate_everywhere, translate_matrix};
 
 fn capabilities(choice: &Choice) -> naga::valid::Capabilities {
     use naga::valid::Capabilities;
     let mut capabilities = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(Capabilities::SHADER_FLOAT16, choice.needs.f16);
     capabilities.set(Capabilities::SUBGROUP, choice.needs.subgroups);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, choice.needs.matrix != 0);
     capabilities
 }
 
@@ -40,7 +42,13 @@ fn every_variant_translates_for_vulkan_metal_and_d3d12() {
             let mut defines = choice.defines.to_vec();
             defines.push((tritter_shaders::UNIFORM_PARAMS, uniform));
             let composed = tritter_shaders::compose(choice.file, &defines).unwrap_or_else(|e| panic!("{key}: {e}"));
-            let made = translate_everywhere(&composed.text, &choice.launch.overrides, capabilities(choice));
+            let (overrides, matrix) = (&choice.launch.overrides, choice.needs.matrix);
+            if matrix != 0 {
+                let words = translate_matrix(&composed.text, overrides, capabilities(choice), matrix);
+                assert!(!words.unwrap_or_else(|e| panic!("{key}: {e}")).is_empty(), "{key}");
+                continue;
+            }
+            let made = translate_everywhere(&composed.text, overrides, capabilities(choice));
             let made = made.unwrap_or_else(|e| panic!("{key}: {e}"));
             assert!(!made.spirv_words.is_empty() && !made.msl.is_empty() && !made.hlsl.is_empty(), "{key}");
         }

@@ -2,8 +2,9 @@
 
 use super::Options;
 use super::context::Context;
+use super::trusted;
 use crate::device::Caps;
-use wgpu::{Adapter, Backend, DeviceType, Features};
+use wgpu::{Adapter, Backend, CooperativeScalarType, DeviceType, Features};
 
 /// Bytes of parameters that a row may have.
 const PARAMS: u32 = 64;
@@ -51,12 +52,39 @@ pub(super) fn caps(index: usize, adapter: &Adapter) -> Caps {
         discrete: info.device_type == DeviceType::DiscreteGpu,
         f16: features.contains(Features::SHADER_F16),
         subgroups: if subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (0, 0) },
+        matrices: matrices(adapter),
         max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4,
         memory: if software { system_memory() } else { None },
         threads: 0,
         timestamps: features.contains(Features::TIMESTAMP_QUERY),
         ..Caps::default()
     }
+}
+
+/// Sides of the matrices that WGSL can name and the adapter multiplies, f16 operands with f32 sums.
+///
+/// Kernels that use them have workgroups of 128 and more, which must be whole subgroups, and up to 32 KiB of
+/// workgroup memory. With subgroups of 4, Mesa's llvmpipe lists shapes although the feature itself is off; wgpu looks
+/// at the list alone and would panic when such a device is opened.
+fn matrices(adapter: &Adapter) -> Vec<u32> {
+    let (info, features) = (adapter.get_info(), adapter.features());
+    let wanted = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    if !features.contains(wanted)
+        || info.subgroup_min_size < 8
+        || info.subgroup_max_size > 128
+        || adapter.limits().max_compute_workgroup_storage_size < 32 << 10
+    {
+        return Vec::new();
+    }
+    let shapes = adapter.cooperative_matrix_properties();
+    let has = |side: u32| {
+        shapes.iter().any(|shape| {
+            [shape.m_size, shape.n_size, shape.k_size] == [side; 3]
+                && shape.ab_type == CooperativeScalarType::F16
+                && shape.cr_type == CooperativeScalarType::F32
+        })
+    };
+    [8, 16].into_iter().filter(|&side| has(side)).collect()
 }
 
 /// A software adapter computes in the system's memory.
@@ -93,11 +121,15 @@ pub(super) async fn open(options: Options) -> Result<Context, String> {
     if !options.uniform_params && limits.max_immediate_size >= PARAMS {
         wanted |= Features::IMMEDIATES;
     }
+    if !caps.matrices.is_empty() {
+        wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    }
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("tritter"),
         required_features: adapter.features() & wanted,
         required_limits: limits,
         memory_hints: wgpu::MemoryHints::MemoryUsage,
+        experimental_features: trusted::experimental(!caps.matrices.is_empty()),
         ..Default::default()
     };
     let (device, queue) =

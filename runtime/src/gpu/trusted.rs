@@ -1,4 +1,4 @@
-//! The two wgpu calls that trust their caller.
+//! The three wgpu calls that trust their caller.
 #![allow(unsafe_code)]
 
 /// Creates a shader module, without run-time checks in release builds: bounding every loop and
@@ -13,6 +13,17 @@ pub(super) fn shader_module(device: &wgpu::Device, label: &str, text: &str) -> w
     // `Spec::check` keeps above zero, and indices stay inside operands whose sizes recording has
     // checked against those parameters. Tests run every variant of every row with checks on.
     unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
+}
+
+/// Leave to use features that wgpu calls experimental, if any is wanted: cooperative matrices.
+pub(super) fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
+    if !wanted {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: wgpu asks its user to accept that what lies behind such features is young. Cooperative matrices
+    // are used by shaders of `tritter-shaders` alone, on shapes that the adapter lists, by whole subgroups, and
+    // only read and write workgroup memory inside arrays of fixed size. Nothing else is experimental here.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// Creates a pipeline cache from what [`wgpu::PipelineCache::get_data`] gave earlier.

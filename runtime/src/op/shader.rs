@@ -10,13 +10,20 @@ pub struct Needs {
     pub f16: bool,
     /// Subgroup operations (of any size).
     pub subgroups: bool,
+    /// Cooperative matrices of this side, with f16 operands and f32 sums; 0 for none.
+    pub matrix: u32,
 }
 
 impl Needs {
     /// Nothing beyond what every device guarantees.
-    pub const NONE: Needs = Needs { f16: false, subgroups: false };
+    pub const NONE: Needs = Needs { f16: false, subgroups: false, matrix: 0 };
     /// Subgroup operations.
-    pub const SUBGROUPS: Needs = Needs { f16: false, subgroups: true };
+    pub const SUBGROUPS: Needs = Needs { f16: false, subgroups: true, matrix: 0 };
+
+    /// Cooperative matrices of `side` × `side`.
+    pub const fn matrix(side: u32) -> Needs {
+        Needs { f16: true, subgroups: true, matrix: side }
+    }
 
     /// What is missing on a device.
     pub fn missing(self, caps: &Caps) -> Option<&'static str> {
@@ -24,6 +31,8 @@ impl Needs {
             Some("shader f16")
         } else if self.subgroups && caps.subgroups.1 == 0 {
             Some("subgroup operations")
+        } else if self.matrix != 0 && !caps.matrices.contains(&self.matrix) {
+            Some(if self.matrix == 8 { "cooperative matrices of 8×8" } else { "cooperative matrices of 16×16" })
         } else {
             None
         }

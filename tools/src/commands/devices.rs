@@ -19,6 +19,8 @@ struct Entry {
     discrete: bool,
     f16: bool,
     subgroups: (u32, u32),
+    /// Sides of cooperative matrices in shaders.
+    matrices: Vec<u32>,
     max_binding: u64,
     memory: Option<u64>,
 }
@@ -33,6 +35,7 @@ impl From<&Caps> for Entry {
             discrete: caps.discrete,
             f16: caps.f16,
             subgroups: caps.subgroups,
+            matrices: caps.matrices.clone(),
             max_binding: caps.max_binding,
             memory: caps.memory,
         }
@@ -132,7 +135,7 @@ fn without_card(case: &Case) -> Option<&'static str> {
 
 fn text(report: &Report) -> String {
     let devices: Vec<Vec<String>> = report.devices.iter().map(row).collect();
-    let heads = ["device", "name", "driver", "kind", "f16", "subgroups", "binding", "memory"];
+    let heads = ["device", "name", "driver", "kind", "f16", "subgroups", "matrices", "binding", "memory"];
     let mut text = output::table(&heads, &devices);
     text += &format!("auto takes {}: {}\ncuda: {}\n\n", report.auto, report.reason, report.cuda);
     text += "kernel variants that the rows use at real sizes:\n";
@@ -156,6 +159,10 @@ fn row(entry: &Entry) -> Vec<String> {
         (least, most) if least == most => least.to_string(),
         (least, most) => format!("{least}-{most}"),
     };
+    let matrices = match entry.matrices.iter().map(|side| format!("{side}x{side}")).collect::<Vec<_>>().join(" ") {
+        none if none.is_empty() => "none".into(),
+        sides => sides,
+    };
     let binding = if entry.max_binding == u64::MAX { "any".into() } else { bytes(entry.max_binding) };
     let memory = entry.memory.map_or("unknown".into(), bytes);
     let f16 = if entry.f16 { "yes" } else { "no" };
@@ -166,6 +173,7 @@ fn row(entry: &Entry) -> Vec<String> {
         kind.into(),
         f16.into(),
         subgroups,
+        matrices,
         binding,
         memory,
     ]

@@ -74,6 +74,25 @@ fn quads(op: &TernaryMatmul) -> usize {
     (op.n as usize).div_ceil(4)
 }
 
+/// Largest `k` whose sums, of at most `128 · k`, are exact in f32.
+const LONGEST_F32: u32 = (1 << 24) / 128;
+
+/// A variant on cooperative matrices of a side, for codes of two bits or of 1.6 (`t1`).
+macro_rules! matrix {
+    ($name:literal, $side:literal, $t1:literal) => {
+        Wgsl {
+            name: $name,
+            file: "ternary_matrix",
+            needs: Needs::matrix($side),
+            defines: &[("SIDE", $side), ("T1", $t1)],
+            when: |op, operands| {
+                operands[0].dtype == if $t1 == 1 { DType::T1 } else { DType::T2 } && op.k <= LONGEST_F32
+            },
+            launch: |op, _| tiles(op.m, op.n),
+        }
+    };
+}
+
 impl Kernel for TernaryMatmul {
     const NAME: &'static str = "ternary_matmul";
     const SIGNATURE: &'static str = "w[n,k]:t2|t1|t2x16|t1x16 ws[c]:f32 x[m,k]:i8 xs[m]:f32 -> y[m,l]:f32|bf16";
@@ -85,6 +104,10 @@ impl Kernel for TernaryMatmul {
         few,
         quads,
         plain,
+        matrix!("matrix16", 16, 0),
+        matrix!("matrix16.t1", 16, 1),
+        matrix!("matrix8", 8, 0),
+        matrix!("matrix8.t1", 8, 1),
         Wgsl {
             name: "plain",
             file: "ternary_matmul",
