@@ -1,5 +1,5 @@
 // Attention of the tokens of a prompt over a paged cache; operands as in paged_attention.wgsl, one part. All rows are
-// of one sequence, and their columns do not fall. See lib/prompt_tile.wgsl.
+// of one sequence, and their columns do not fall. See lib/prompt_tile.wgsl. SIDE wants HALF.
 
 struct Params {
     m: u32,
@@ -35,6 +35,9 @@ var<immediate> p: Params;
 
 const FORMS = 1u;
 
+// Where a tile lies in the pool.
+alias Place = u32;
+
 fn forms(tile: u32, first: u32, last: u32) -> vec2<bool> {
     return vec2(true, false);
 }
@@ -56,6 +59,28 @@ fn element(at: u32) -> f32 {
 //!endif
 }
 
+//!if SIDE
+fn key_code(place: u32, t: u32, c: u32) -> f32 {
+    return element(place + t * 2u * p.g * p.d + c);
+}
+
+fn value_code(place: u32, t: u32, c: u32) -> f32 {
+    return element(place + (2u * t + 1u) * p.g * p.d + c);
+}
+
+fn key_parameters_of(place: u32, c: u32) -> vec2<f32> {
+    return vec2(1.0, 0.0);
+}
+
+fn value_parameters_of(place: u32, t: u32, c: u32) -> vec2<f32> {
+    return vec2(1.0, 0.0);
+}
+
+fn fresh_steps(element: u32) -> bool {
+    return element == 0u;
+}
+
+//!else
 fn key_at(form: u32, place: u32, t: u32, c: u32) -> f32 {
     return element(place + t * 2u * p.g * p.d + c);
 }
@@ -64,11 +89,24 @@ fn value_at(form: u32, place: u32, t: u32, c: u32) -> f32 {
     return element(place + (2u * t + 1u) * p.g * p.d + c);
 }
 
+//!endif
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
+//!if SIDE
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+//!endif
 ) {
-    attend(wid.y * groups.x + wid.x, lid);
+    let group = wid.y * groups.x + wid.x;
+    if group >= p.g * row_tiles() {
+        return;
+    }
+//!if SIDE
+    attend(group, lid, subgroup, subgroups);
+//!else
+    attend(group, lid, 0u, 1u);
+//!endif
 }

@@ -66,21 +66,41 @@ fn code(row: u32, c: u32) -> f32 {
     return f32(extractBits(word(row + bit / 32u), bit % 32u, BITS));
 }
 
+fn key_code(place: Place, t: u32, c: u32) -> f32 {
+    return code(place.at + (place.token + t) * row_words(), c);
+}
+
+fn value_code(place: Place, t: u32, c: u32) -> f32 {
+    return code(place.at + value_codes() + (place.token + t) * row_words(), c);
+}
+
+fn key_parameters_of(place: Place, c: u32) -> vec2<f32> {
+    return parameters(place.at + key_parameters(), c);
+}
+
+fn value_parameters_of(place: Place, t: u32, c: u32) -> vec2<f32> {
+    return parameters(place.at + value_parameters(), (place.token + t) * value_groups() + c / p.page);
+}
+
+// A group of channels is as long as a page, and pages are multiples of 32.
+fn fresh_steps(element: u32) -> bool {
+    return element % p.page == 0u;
+}
+
 fn key_at(form: u32, place: Place, t: u32, c: u32) -> f32 {
     if form == 1u {
         return ring[place.at + t * 2u * p.g * p.d + c];
     }
-    let key = parameters(place.at + key_parameters(), c);
-    return code(place.at + (place.token + t) * row_words(), c) * key.x + key.y;
+    let key = key_parameters_of(place, c);
+    return key_code(place, t, c) * key.x + key.y;
 }
 
 fn value_at(form: u32, place: Place, t: u32, c: u32) -> f32 {
     if form == 1u {
         return ring[place.at + (2u * t + 1u) * p.g * p.d + c];
     }
-    let token = place.token + t;
-    let value = parameters(place.at + value_parameters(), token * value_groups() + c / p.page);
-    return code(place.at + value_codes() + token * row_words(), c) * value.x + value.y;
+    let value = value_parameters_of(place, t, c);
+    return value_code(place, t, c) * value.x + value.y;
 }
 
 @compute @workgroup_size(256)
@@ -88,6 +108,18 @@ fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
+//!if SIDE
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+//!endif
 ) {
-    attend(wid.y * groups.x + wid.x, lid);
+    let group = wid.y * groups.x + wid.x;
+    if group >= p.g * row_tiles() {
+        return;
+    }
+//!if SIDE
+    attend(group, lid, subgroup, subgroups);
+//!else
+    attend(group, lid, 0u, 1u);
+//!endif
 }

@@ -1,15 +1,17 @@
-// What attention of a prompt over caches shares; see attention.wgsl. A workgroup takes 16 rows of queries (tokens,
+// Attention of the tokens of a prompt over caches; see attention.wgsl. A workgroup takes 16 rows of queries (tokens,
 // and the heads that share a key-value head) and goes over the tiles of 32 keys that any of them sees. Pages are
 // multiples of 32 keys, so a tile lies in one. Sinks are scored with another query, and a cache may hold a key in two
 // forms; each combination is a pass over the tile, most of which are empty.
 //
+// SIDE: 0, or the side of the cooperative matrices on which the first form is multiplied (prompt_matrix.wgsl). All
+// else is multiplied in f32 (prompt_plain.wgsl).
+//
 // The file that includes this declares p (m, h, d, g, scale, window, sinks, page, p, s, e), q, qs, rows, table, o,
-// lse, FORMS = 1 or 2, and
+// lse, FORMS = 1 or 2, Place, what the two files above want, and
 // - forms(tile, first, last): whether the tile is needed in the first and in the second form by rows between these
 //   boundaries;
 // - form_of(key, boundary): the form in which a row reads a key;
-// - place_of(form, sequence, kv, tile): where the tile lies;
-// - key_at(form, place, t, c), value_at(form, place, t, c): element c of its t-th token.
+// - place_of(form, sequence, kv, tile): where the tile lies.
 //!include "visible_keys"
 
 // Elements of a head that are staged at a time, and how often that is.
@@ -18,15 +20,40 @@ override DEPTHS: u32 = 8u;
 
 const NOTHING = -1e30;
 
-// Rows of 33 spread over the banks.
-var<workgroup> staged_q: array<f32, 528>;
-var<workgroup> staged_k: array<f32, 1056>;
-var<workgroup> scores: array<f32, 528>;
+// The first form that is multiplied in f32.
+//!if SIDE
+const PLAIN_FORM = 1u;
+//!else
+const PLAIN_FORM = 0u;
+//!endif
+
+// Elements of a row of scores: an odd number spreads the banks, matrices want multiples of 16 bytes.
+//!if SIDE
+const SCORES = 36u;
+//!else
+const SCORES = 33u;
+//!endif
+
+var<workgroup> scores: array<f32, 16u * SCORES>;
 var<workgroup> highest: array<f32, 16>;
 var<workgroup> total: array<f32, 16>;
 var<workgroup> shrink: array<f32, 16>;
 // Keys of the tile that count for any row.
 var<workgroup> wanted: array<u32, 32>;
+// This invocation's elements of its row, a column of 16 apart.
+var<private> sums: array<f32, 16>;
+
+// What an invocation is to do.
+struct Work {
+    lid: u32,
+    kv: u32,
+    first_row: u32,
+    // Rows of all.
+    count: u32,
+    // Of the workgroup, with SIDE.
+    subgroup: u32,
+    subgroups: u32,
+}
 
 fn shared_heads() -> u32 {
     return p.h / p.g;
@@ -41,14 +68,33 @@ fn keys_of(token: u32) -> Keys {
     return visible_keys(rows[4u * token + 1u], rows[4u * token + 2u], p.e * p.page);
 }
 
-fn attend(group: u32, lid: u32) {
-    let count = p.m * shared_heads();
-    let tiles = (count + 15u) / 16u;
-    if group >= tiles * p.g {
-        return;
+// Element c of the query of a row of the tile; a row past the end is the last one again.
+fn query_at(work: Work, sink: bool, r: u32, c: u32) -> f32 {
+    let at = row_index(min(work.first_row + r, work.count - 1u), work.kv) * p.d + c;
+    if sink {
+        return qs[at];
     }
-    let kv = group / tiles;
-    let first_row = (group % tiles) * 16u;
+    return q[at];
+}
+
+//!if SIDE
+//!include "prompt_matrix"
+//!endif
+//!if PLAIN
+//!include "prompt_plain"
+//!endif
+
+// Tiles of 16 rows, each with one key-value head.
+fn row_tiles() -> u32 {
+    return (p.m * shared_heads() + 15u) / 16u;
+}
+
+// group is below p.g * row_tiles().
+fn attend(group: u32, lid: u32, subgroup: u32, subgroups: u32) {
+    let count = p.m * shared_heads();
+    let kv = group / row_tiles();
+    let first_row = (group % row_tiles()) * 16u;
+    let work = Work(lid, kv, first_row, count, subgroup, subgroups);
     let first_token = first_row / shared_heads();
     let last_token = (min(first_row + 16u, count) - 1u) / shared_heads();
     let sequence = min(rows[4u * first_token], p.s - 1u);
@@ -60,7 +106,7 @@ fn attend(group: u32, lid: u32) {
 
     let r = lid / 16u;
     let lane = lid % 16u;
-    // A row past the end computes the last one again and writes nothing.
+    // A row past the end writes nothing.
     let row = min(first_row + r, count - 1u);
     let mine = keys_of(row / shared_heads());
     let boundary = rows[4u * (row / shared_heads()) + 3u];
@@ -68,10 +114,12 @@ fn attend(group: u32, lid: u32) {
         highest[lid] = NOTHING;
         total[lid] = 0.0;
     }
-    var sums: array<f32, 16>;
     for (var i = 0u; i < 16u; i++) {
         sums[i] = 0.0;
     }
+//!if SIDE
+    clear_zeros(lid, 256u);
+//!endif
 
     for (var tile = first_tile(all); tile < all.window.y; tile = next_tile(all, tile)) {
         let needed = forms(tile, boundaries.x, boundaries.y);
@@ -83,92 +131,65 @@ fn attend(group: u32, lid: u32) {
             }
             let place = place_of(form, sequence, kv, tile);
             var s = vec2(0.0);
-            for (var depth = 0u; depth < p.d; depth += DEPTH) {
-                workgroupBarrier();
-                let element = depth + lid % 32u;
-                for (var line = lid / 32u; line < 48u; line += 8u) {
-                    var value = 0.0;
-                    if line < 16u {
-                        if element < p.d {
-                            let source = row_index(min(first_row + line, count - 1u), kv) * p.d + element;
-                            if sink {
-                                value = qs[source];
-                            } else {
-                                value = q[source];
-                            }
-                        }
-                        staged_q[line * 33u + lid % 32u] = value;
-                    } else {
-                        if element < p.d {
-                            value = key_at(form, place, line - 16u, element);
-                        }
-                        staged_k[(line - 16u) * 33u + lid % 32u] = value;
-                    }
-                }
-                workgroupBarrier();
-                for (var i = 0u; i < DEPTH; i++) {
-                    let a = staged_q[r * 33u + i];
-                    s += a * vec2(staged_k[lane * 33u + i], staged_k[(lane + 16u) * 33u + i]);
-                }
+//!if SIDE
+            for (var coded = form; coded < 1u; coded++) {
+                s = matrix_scores(work, place, sink);
             }
+//!endif
+//!if PLAIN
+            if form >= PLAIN_FORM {
+                s = scores_of(work, form, place, sink);
+            }
+//!endif
             var counts = vec2(false);
             for (var i = 0u; i < 2u; i++) {
                 let key = tile + lane + 16u * i;
                 counts[i] = sees(mine, key) && (key < mine.sink_end) == sink && form_of(key, boundary) == form;
-                scores[r * 33u + lane + 16u * i] = select(NOTHING, s[i] * p.scale, counts[i]);
+                scores[r * SCORES + lane + 16u * i] = select(NOTHING, s[i] * p.scale, counts[i]);
             }
             workgroupBarrier();
             if lid < 16u {
                 let old = highest[lid];
                 var fresh = old;
                 for (var i = 0u; i < 32u; i++) {
-                    fresh = max(fresh, scores[lid * 33u + i]);
+                    fresh = max(fresh, scores[lid * SCORES + i]);
                 }
                 highest[lid] = fresh;
                 shrink[lid] = exp(old - fresh);
             }
             workgroupBarrier();
             for (var i = 0u; i < 2u; i++) {
-                let at = r * 33u + lane + 16u * i;
+                let at = r * SCORES + lane + 16u * i;
                 scores[at] = select(0.0, exp(scores[at] - highest[r]), counts[i]);
             }
             workgroupBarrier();
             if lid < 16u {
                 var sum = total[lid] * shrink[lid];
                 for (var i = 0u; i < 32u; i++) {
-                    sum += scores[lid * 33u + i];
+                    sum += scores[lid * SCORES + i];
                 }
                 total[lid] = sum;
             } else if lid >= 32u && lid < 64u {
                 // What no row gives a weight is not read: a cache may hold NaN there.
                 var most = 0.0;
                 for (var i = 0u; i < 16u; i++) {
-                    most = max(most, scores[i * 33u + lid - 32u]);
+                    most = max(most, scores[i * SCORES + lid - 32u]);
                 }
                 wanted[lid - 32u] = select(0u, 1u, most > 0.0);
             }
             for (var i = 0u; i < 16u; i++) {
                 sums[i] *= shrink[r];
             }
-            for (var depth = 0u; depth < DEPTHS; depth++) {
-                workgroupBarrier();
-                let element = depth * DEPTH + lid % 32u;
-                for (var line = lid / 32u; line < 32u; line += 8u) {
-                    var value = 0.0;
-                    if element < p.d && wanted[line] == 1u {
-                        value = value_at(form, place, line, element);
-                    }
-                    staged_k[line * 33u + lid % 32u] = value;
-                }
-                workgroupBarrier();
-                var two = vec2(0.0);
-                for (var key = 0u; key < 32u; key++) {
-                    let at = key * 33u + lane;
-                    two += scores[r * 33u + key] * vec2(staged_k[at], staged_k[at + 16u]);
-                }
-                sums[2u * depth] += two.x;
-                sums[2u * depth + 1u] += two.y;
+//!if SIDE
+            for (var coded = form; coded < 1u; coded++) {
+                matrix_values(work, place);
             }
+//!endif
+//!if PLAIN
+            if form >= PLAIN_FORM {
+                add_values(work, form, place);
+            }
+//!endif
         }
     }
     workgroupBarrier();

@@ -1,5 +1,6 @@
-//! WGSL variants of attention over caches: tiles for a prompt; for other rows a workgroup for each part of the keys,
-//! by loads of 16 bytes where rows allow it, with subgroups and without.
+//! WGSL variants of attention over caches: tiles for a prompt, on cooperative matrices where keys are f16 or codes;
+//! for other rows a workgroup for each part of the keys, by loads of 16 bytes where rows allow it, with subgroups and
+//! without.
 
 use super::Shape;
 use super::codes::Block;
@@ -53,11 +54,17 @@ macro_rules! paged_decode {
 
 macro_rules! paged_prompt {
     ($name:literal, $half:literal, $dtype:expr) => {
+        paged_prompt!(@ $name, $half, $dtype, 0, Needs::NONE)
+    };
+    ($name:literal, $side:literal) => {
+        paged_prompt!(@ $name, 1, DType::F16, $side, Needs::matrix($side))
+    };
+    (@ $name:literal, $half:literal, $dtype:expr, $side:literal, $needs:expr) => {
         Wgsl {
             name: $name,
             file: "paged_prompt",
-            needs: Needs::NONE,
-            defines: &[("HALF", $half)],
+            needs: $needs,
+            defines: &[("HALF", $half), ("SIDE", $side), ("PLAIN", ($side == 0) as i64)],
             when: |op, operands| op.prompt == 1 && operands[2].dtype == $dtype,
             launch: |op, _| prompt_launch(&op.shape()),
         }
@@ -66,6 +73,8 @@ macro_rules! paged_prompt {
 
 /// Variants of `paged_attention`.
 pub(crate) const PAGED: &[Wgsl<PagedAttention>] = &[
+    paged_prompt!("prompt.matrix16", 16),
+    paged_prompt!("prompt.matrix8", 8),
     paged_prompt!("prompt.f16", 1, DType::F16),
     paged_prompt!("prompt", 0, DType::F32),
     paged_decode!("subgroup.f16.v", 1, 1, 1),
@@ -106,16 +115,25 @@ macro_rules! quantized_decode {
     };
 }
 
+/// Codes on matrices, keys of the ring in f32 all the same.
+macro_rules! quantized_prompt {
+    ($name:literal, $side:literal, $needs:expr) => {
+        Wgsl {
+            name: $name,
+            file: "quantized_prompt",
+            needs: $needs,
+            defines: &[("VEC", 0), ("SIDE", $side), ("PLAIN", 1)],
+            when: |op, _| op.prompt == 1,
+            launch: |op, _| with_block(prompt_launch(&op.shape()), &op.block()),
+        }
+    };
+}
+
 /// Variants of `quantized_attention`.
 pub(crate) const QUANTIZED: &[Wgsl<QuantizedAttention>] = &[
-    Wgsl {
-        name: "prompt",
-        file: "quantized_prompt",
-        needs: Needs::NONE,
-        defines: &[("VEC", 0)],
-        when: |op, _| op.prompt == 1,
-        launch: |op, _| with_block(prompt_launch(&op.shape()), &op.block()),
-    },
+    quantized_prompt!("prompt.matrix16", 16, Needs::matrix(16)),
+    quantized_prompt!("prompt.matrix8", 8, Needs::matrix(8)),
+    quantized_prompt!("prompt", 0, Needs::NONE),
     quantized_decode!("subgroup.v", 1, 1),
     quantized_decode!("subgroup", 0, 1),
     quantized_decode!("decode.v", 1, 0),
