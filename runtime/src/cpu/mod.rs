@@ -1,6 +1,8 @@
 //! The CPU backend: programs run in this process, in order, when they are submitted.
 
 pub(crate) mod attention;
+#[cfg(target_os = "linux")]
+mod cgroup;
 #[cfg(not(target_arch = "wasm32"))]
 mod feed;
 pub mod math;
@@ -66,13 +68,23 @@ impl Cpu {
 
 #[cfg(not(target_arch = "wasm32"))]
 fn system() -> (String, Option<u64>, usize) {
-    use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-    let wanted =
-        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
-    let system = System::new_with_specifics(wanted);
+    use sysinfo::{CpuRefreshKind, RefreshKind, System};
+    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()));
     let name = system.cpus().first().map(|c| c.brand().trim().to_string()).unwrap_or_default();
     let name = if name.is_empty() { std::env::consts::ARCH.to_string() } else { name };
-    (name, Some(system.available_memory()).filter(|&m| m > 0), rayon::current_num_threads())
+    (name, available(), rayon::current_num_threads())
+}
+
+/// Bytes of memory that this process may still take, as the system says.
+#[cfg(not(target_arch = "wasm32"))]
+fn available() -> Option<u64> {
+    use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+    let ram = MemoryRefreshKind::nothing().with_ram();
+    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(ram));
+    let free = Some(system.available_memory()).filter(|&bytes| bytes > 0);
+    #[cfg(target_os = "linux")]
+    let free = free.into_iter().chain(cgroup::room()).min();
+    free
 }
 
 #[cfg(target_arch = "wasm32")]

@@ -32,12 +32,16 @@ pub struct Peaks {
 /// A loop of so many rounds that gives the operations it did, and the name of its instruction.
 type Loop = (fn(usize) -> u64, &'static str);
 
-/// Bytes that are read: several times the largest last cache.
+/// Bytes that are read: several times the largest last cache. Fewer where the system has less than twice as many
+/// left, for whoever is short of memory does not want to be ended for a measurement.
 const BYTES: usize = 1 << 30;
+/// The fewest.
+const LEAST: usize = 16 << 20;
 /// Elements that a task reads at a time.
 const PART: usize = 1 << 16;
 
-/// Measures for about `seconds` on the threads of the current rayon pool. Takes a gibibyte of memory meanwhile.
+/// Measures for about `seconds` on the threads of the current rayon pool. Takes up to a gibibyte of memory meanwhile, at
+/// most half of what the system has left.
 pub fn peaks(seconds: f64) -> Peaks {
     let (dot_tops, dot_name) = dot(seconds / 2.0);
     Peaks { threads: rayon::current_num_threads(), read_gb_s: read(seconds / 2.0), dot_tops, dot_name }
@@ -54,12 +58,14 @@ fn median_of_runs(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
 }
 
 fn read(seconds: f64) -> f64 {
-    let data = vec![1u64; BYTES / 8];
+    let left = super::available().and_then(|left| usize::try_from(left / 2).ok()).unwrap_or(BYTES);
+    let bytes = left.clamp(LEAST, BYTES) / PART * PART;
+    let data = vec![1u64; bytes / 8];
     median_of_runs(seconds, || {
         let start = Instant::now();
         let sum = data.par_chunks(PART).with_min_len(16).map(sum).reduce(|| 0, u64::wrapping_add);
         black_box(sum);
-        BYTES as f64 / start.elapsed().as_secs_f64() / 1e9
+        bytes as f64 / start.elapsed().as_secs_f64() / 1e9
     })
 }
 
