@@ -8,13 +8,14 @@
 //!
 //! The CPU reads the mapped file where it lies. A GPU copies groups into slots; see [`tritter_runtime::stream`].
 
+mod folder;
 mod rate;
 mod split;
 mod store;
 mod weights;
 
+pub use folder::{folder, in_memory};
 pub use rate::{measure, tokens_per_second};
 pub use split::{Split, divide, fit};
-pub use store::folder;
 pub use weights::Streamed;
 pub(crate) use weights::load;

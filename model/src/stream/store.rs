@@ -169,14 +169,6 @@ impl Backend for Scratch {
     }
 }
 
-/// Where the file goes: the user's cache folder, which unlike the temporary one is on a disk.
-pub fn folder() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || variable("HOME").map(|home| home.join(".cache"));
-    let base = if cfg!(windows) { variable("LOCALAPPDATA") } else { variable("XDG_CACHE_HOME").or_else(home) };
-    base.map_or_else(std::env::temp_dir, |base| base.join("tritter"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -54,8 +54,9 @@ pub(crate) enum TableFormat {
 /// Models that are larger than the memory.
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub(crate) struct StreamArgs {
-    /// Let layers that do not fit --memory-limit come from a file in the user's cache folder in every step: slower, and
-    /// bit for bit the same
+    /// Let layers that do not fit --memory-limit come from a file in every step: slower, and bit for bit the same. The
+    /// file has no name and goes with the program; it is in the user's cache folder (XDG_CACHE_HOME moves it), or where
+    /// that is kept in memory in a temporary folder on a disk
     #[arg(long)]
     pub(crate) stream: bool,
 }
