@@ -137,16 +137,20 @@ impl Opened {
         Ok(Formats { ternary, table, dense, ..Formats::PLAIN })
     }
 
-    /// Plans a session on a device and loads its weights; where memory is short, what is allowed is given up
-    /// ([`crate::plan::session`]), and said.
-    pub(crate) fn fit(&self, device: &Device, layout: Layout, may: May) -> Result<Planned> {
-        let source = self.source()?;
-        let formats = self.formats(&*source)?.on(device);
+    /// Plans a session on a device; where memory is short, layers are streamed if they may be, then what is allowed
+    /// is given up ([`crate::plan::session`]), and said.
+    pub(crate) fn fit(
+        &self,
+        device: &Device,
+        source: &dyn Source,
+        layout: Layout,
+        may: May,
+        stream: bool,
+    ) -> Result<Planned> {
+        let formats = self.formats(source)?.on(device);
         let pack = self.formats.weights == TernaryFormat::Auto && self.config.is_ternary();
         let may = May { pack, ..may };
-        let planned = session::fit_on(&self.config, device, Settings { formats, layout }, may)?;
-        self.fill(device, &*source, &planned.model)?;
-        Ok(planned)
+        session::fit_on(&self.config, device, Settings { formats, layout }, may, stream)
     }
 
     /// Describes the model on a device. Takes no memory there.

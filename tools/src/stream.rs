@@ -88,8 +88,7 @@ impl Streaming {
     }
 }
 
-/// Plans a session on a device and loads its weights; with `--stream` as many layers stay as fit, and no setting is
-/// given up.
+/// Plans a session on a device and loads its weights; with `--stream` as many layers stay as fit.
 pub(crate) fn load(
     opened: &Opened,
     device: &Device,
@@ -97,29 +96,24 @@ pub(crate) fn load(
     may: May,
     args: StreamArgs,
 ) -> Result<(SessionPlan, Option<Streamed>)> {
-    if !args.stream {
-        return Ok((opened.fit(device, layout, may)?.plan, None));
-    }
     let source = opened.source()?;
-    let model = opened.describe(device, &*source, layout.capacity)?;
-    // What a run takes beside its plan.
-    let overhead = tritter_runtime::budget::overhead(device.caps());
-    let within = match device.budget() {
-        Some(budget) => device.clone().with_budget(budget.saturating_sub(overhead)),
-        None => device.clone(),
-    };
-    let (plan, folder) = (stream::fit(&model, layout, &within)?, stream::folder());
+    let plan = opened.fit(device, &*source, layout, may, args.stream)?.plan;
+    let folder = stream::folder();
     match Streams::of(&plan) {
-        Some(streams) => eprintln!(
-            "streaming: {} of {} layers stay, {} come from {} in every run",
-            streams.resident,
-            streams.layers,
-            bytes(streams.bytes),
-            folder.display()
-        ),
-        None => eprintln!("streaming: all layers fit and stay"),
+        Some(streams) => {
+            let Streams { resident, layers, .. } = streams;
+            let (away, place) = (bytes(streams.bytes), folder.display());
+            eprintln!("streaming: {resident} of {layers} layers stay, {away} come from {place} in every run");
+            if stream::in_memory(&folder) {
+                eprintln!(
+                    "note: {place} is kept in memory, of which this takes {away}: let XDG_CACHE_HOME be on a disk"
+                );
+            }
+        }
+        None if args.stream => eprintln!("streaming: all layers fit and stay"),
+        None => {}
     }
-    let bar = output::progress(model.bytes(), "bytes");
+    let bar = output::progress(plan.weights() + plan.streamed_bytes(), "bytes");
     let weights = plan.load(device, &*source, &folder, &|done, _| {
         bar.set_position(done);
         ControlFlow::Continue(())

@@ -44,6 +44,29 @@ fn a_model_above_the_limit_streams_and_says_the_same() {
     // Nothing is left behind.
     assert_eq!(std::fs::read_dir(folder.path().join("cache/tritter")).unwrap().count(), 0);
 
+    // Where not even one layer has room, chunks are smaller first, and a plan says so before.
+    let long = [&arguments[..], &["--context", "4k"]].concat();
+    let planned =
+        |more: &[&str]| json(&tritter(&[&["plan", &model, "--context", "4k", "--json"][..], more].concat(), &cache));
+    let mut limit = planned(&[])["total"].as_u64().unwrap();
+    let (plan, limit) = loop {
+        let text = limit.to_string();
+        let plan = planned(&["--stream", "--memory-limit", &text]);
+        if !plan["given_up"].as_array().unwrap().is_empty() {
+            break (plan, text);
+        }
+        limit -= 100_000;
+    };
+    assert_eq!(plan["fits"], true, "{plan}");
+    let output = tritter(&[&long[..], &["--memory-limit", &limit]].concat(), &cache);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("memory: prompts in chunks of") && said.contains("streaming: "), "{said}");
+    let small = json(&output);
+    assert_eq!(small["ids"], whole["ids"]);
+    let stats = &small["stats"];
+    let total = stats["planned_bytes"].as_u64().unwrap() + stats["overhead_bytes"].as_u64().unwrap();
+    assert_eq!(plan["stream"]["total"], total, "{plan} {stats}");
+
     let refused = limited(stats["overhead_bytes"].as_u64().unwrap() + 1000);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{said}");

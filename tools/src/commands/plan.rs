@@ -8,14 +8,14 @@ use crate::plan::budget::Budget;
 use crate::plan::parts::{Part, gib, total};
 use crate::plan::plot::{Line, Plot, tokens};
 use crate::plan::report::Report;
-use crate::plan::session::{self, May, OVERHEAD, Settings};
-use crate::plan::streaming::Streamed;
+use crate::plan::session::{self, May, OVERHEAD, Room, Settings};
+use crate::plan::streaming::{self, Streamed};
 use crate::plan::training::{Method, Training};
 use crate::plan::{matrix, nearest};
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
 use tritter_model::cache::{CacheFormat, CacheKind};
-use tritter_model::programs::{CHUNKS, Layout, MOST_ROWS};
+use tritter_model::programs::{Layout, MOST_ROWS};
 use tritter_runtime::Device;
 use tritter_runtime::budget::overhead;
 use tritter_runtime::device::Caps;
@@ -135,17 +135,13 @@ impl Target<'_> {
         let layout = Layout { sequences: args.batch, rows, ..args.cache.layout(context) };
         let asked = Settings { formats, layout };
         let pack = args.formats.weights == TernaryFormat::Auto && config.is_ternary();
-        let may = May { pack: pack && !args.stream, ..args.cache.may() };
+        let may = May { pack, ..args.cache.may() };
         let overhead = self.overhead();
-        // Layers that come and go need no smaller cache.
-        let (descent, planned) = match args.stream {
-            true => {
-                let chunk = if self.budget.is_some() { CHUNKS[0] } else { layout.chunk };
-                let asked = Settings { layout: Layout { chunk, ..layout }, ..asked };
-                session::fit(config, asked, May::default(), (None, overhead))?
-            }
-            false => session::fit(config, asked, may, (self.bytes(), overhead))?,
-        };
+        let stream = args.stream.then(|| streaming::way(self.device));
+        let room = Room { budget: self.bytes(), overhead, stream };
+        let (descent, planned) = session::fit(config, asked, may, room)?;
+        // Parts are those of all layers; how they are divided stands beside them.
+        let planned = if args.stream { descent.settings.plan(config, overhead)? } else { planned };
         if let Some(file) = &args.plot {
             let picture = self.plot(asked, context)?.svg();
             std::fs::write(file, picture).with_context(|| format!("{}: cannot write the picture", file.display()))?;

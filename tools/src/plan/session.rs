@@ -8,7 +8,9 @@ use tritter_model::Config;
 use tritter_model::cache::{CacheFormat, CacheKind};
 use tritter_model::programs::{CHUNKS, Layout};
 use tritter_model::session::SessionPlan;
+use tritter_model::stream::divide;
 use tritter_model::weights::{Form, Formats, Model};
+use tritter_runtime::stream::Way;
 use tritter_runtime::{DType, Device};
 
 /// How weights are stored and what a session has room for.
@@ -31,6 +33,17 @@ pub(crate) struct May {
     pub(crate) window: Option<(usize, usize)>,
 }
 
+/// What a session has to fit into.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Bytes of it; `None` is without end.
+    pub(crate) budget: Option<u64>,
+    /// Bytes of it that the run may take beside its plan.
+    pub(crate) overhead: u64,
+    /// How layers that do not fit are brought in, where they may be.
+    pub(crate) stream: Option<Way>,
+}
+
 /// A planned session.
 #[derive(Debug)]
 pub(crate) struct Planned {
@@ -45,6 +58,15 @@ impl Settings {
     pub(crate) fn plan(&self, config: &Config, overhead: u64) -> Result<Planned> {
         let model = Model::with_formats(config, Form::Run, self.formats, self.layout.capacity);
         let plan = SessionPlan::with(&model, self.layout)?;
+        Ok(Planned { model, plan, overhead })
+    }
+
+    /// Plans it with as many layers resident as there is room for.
+    fn plan_in(&self, config: &Config, room: Room) -> Result<Planned> {
+        let Room { budget, overhead, stream } = room;
+        let (Some(budget), Some(way)) = (budget, stream) else { return self.plan(config, overhead) };
+        let model = Model::with_formats(config, Form::Run, self.formats, self.layout.capacity);
+        let plan = divide(&model, self.layout, way, budget.saturating_sub(overhead))?;
         Ok(Planned { model, plan, overhead })
     }
 }
@@ -131,34 +153,32 @@ pub(crate) fn smaller(kind: CacheKind) -> Option<CacheKind> {
     CacheKind::ALL.into_iter().skip_while(|&one| one != kind).nth(1)
 }
 
-/// Goes down from settings as far as a budget asks for.
-pub(crate) fn fit(
-    config: &Config,
-    start: Settings,
-    may: May,
-    (budget, overhead): (Option<u64>, u64),
-) -> Result<(Descent<Settings>, Planned)> {
+/// Goes down from settings as far as a budget asks for. Layers that may be streamed are, before anything is given
+/// up; what is given up then are things that must fit beside a single layer.
+pub(crate) fn fit(config: &Config, start: Settings, may: May, room: Room) -> Result<(Descent<Settings>, Planned)> {
     // The last plan made is mostly the one that is taken.
     let last: RefCell<Option<Planned>> = RefCell::new(None);
     let mut needs = |settings: &Settings| {
-        let planned = settings.plan(config, overhead)?;
+        let planned = settings.plan_in(config, room)?;
         let needed = planned.needed();
         last.replace(Some(planned));
         Ok(needed)
     };
-    let descent = descend(start, &rungs(may), budget, &mut needs)?;
+    let descent = descend(start, &rungs(may), room.budget, &mut needs)?;
     let planned = last.into_inner().filter(|planned| planned.needed() == descent.needed);
     let planned = match planned {
         Some(planned) => planned,
-        None => descent.settings.plan(config, overhead)?,
+        None => descent.settings.plan_in(config, room)?,
     };
     Ok((descent, planned))
 }
 
-/// As [`fit`] for a device, with what is given up said on standard error; refuses what does not fit.
-pub(crate) fn fit_on(config: &Config, device: &Device, start: Settings, may: May) -> Result<Planned> {
+/// As [`fit`] for a device, on which layers may be streamed, with what is given up said on standard error; refuses
+/// what does not fit.
+pub(crate) fn fit_on(config: &Config, device: &Device, start: Settings, may: May, stream: bool) -> Result<Planned> {
     let overhead = tritter_runtime::budget::overhead(device.caps());
-    let (descent, planned) = fit(config, start, may, (device.budget(), overhead))?;
+    let stream = stream.then(|| device.backend().way());
+    let (descent, planned) = fit(config, start, may, Room { budget: device.budget(), overhead, stream })?;
     if !descent.taken.is_empty() || !descent.fits {
         let dropped = device.backend().trim();
         if dropped > 0 {
@@ -178,12 +198,23 @@ pub(crate) fn fit_on(config: &Config, device: &Device, start: Settings, may: May
     };
     let smaller_cache = if may.shrink { "" } else { ", --kv int4 or --kv-may-shrink" };
     let window = if may.window.is_some() { "" } else { ", --fallback-window N" };
+    let (plan, split) = (&planned.plan, planned.plan.split());
+    let weights = match (split.streams(), stream) {
+        (true, _) => {
+            let each = plan.streamed_bytes() / (split.layers - split.resident).max(1) as u64;
+            let beside = say(plan.weights() + plan.slots());
+            format!("weights {beside}, with one layer of {} at a time", say(each))
+        }
+        (false, Some(Way::Missing)) => format!("weights {}, which cannot be streamed to it", say(plan.weights())),
+        (false, _) => format!("weights {}", say(plan.weights())),
+    };
+    let model = if stream.is_some() { ", --head i8, or a smaller model" } else { ", --stream, or a smaller model" };
     Err(tritter_runtime::Error::DoesNotFit {
-        what: format!("{what} (weights {}, cache {})", say(planned.plan.weights()), say(planned.plan.cache())),
+        what: format!("{what} ({weights}, cache {})", say(plan.cache())),
         device: device.label(),
         needed: descent.needed,
         available: device.budget().unwrap_or(0),
-        advice: format!("use a smaller --context{smaller_cache}{window}, or a smaller model"),
+        advice: format!("use a larger --memory-limit, a smaller --context{smaller_cache}{window}{model}"),
     }
     .into())
 }
@@ -198,6 +229,7 @@ mod tests {
     use super::*;
     use tritter_model::config::Family;
     use tritter_model::presets::preset;
+    use tritter_model::stream::Split;
 
     fn start(kv: &str, capacity: usize) -> (Config, Settings) {
         let config = preset("test").unwrap().config(Family::Bitnet, Some(512), None);
@@ -207,7 +239,7 @@ mod tests {
 
     fn fitted(may: May, budget: u64) -> Descent<Settings> {
         let (config, settings) = start("f32", 8192);
-        fit(&config, settings, may, (Some(budget), 1000)).unwrap().0
+        fit(&config, settings, may, Room { budget: Some(budget), overhead: 1000, stream: None }).unwrap().0
     }
 
     #[test]
@@ -242,12 +274,36 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_streamed_before_anything_is_given_up_and_then_in_the_same_order() {
+        let (config, settings) = start("f32", 8192);
+        let may = May { shrink: true, window: Some((256, 0)), ..May::default() };
+        let fitted = |budget| {
+            let room = Room { budget: Some(budget), overhead: 1000, stream: Some(Way::InPlace) };
+            fit(&config, settings, may, room).unwrap()
+        };
+        let whole = settings.plan(&config, 1000).unwrap().needed();
+        let (descent, planned) = fitted(whole - 1);
+        assert!(descent.fits && descent.taken.is_empty() && planned.plan.split().streams(), "{descent:?}");
+        // A cache and activations that leave no room for one layer.
+        let least = Split { resident: 0, layers: config.num_layers, group: 1, way: Way::InPlace };
+        let least = SessionPlan::streamed(&planned.model, settings.layout, least).unwrap().total() + 1000;
+        assert!(fitted(least).0.taken.is_empty());
+        let (descent, planned) = fitted(least - 1);
+        assert!(descent.fits && planned.needed() < least && planned.plan.split().streams(), "{descent:?}");
+        assert!(descent.taken[0].starts_with("prompts in chunks of"), "{descent:?}");
+        let (descent, _) = fitted(1);
+        let first = |word: &str| descent.taken.iter().position(|said| said.contains(word)).unwrap();
+        assert!(!descent.fits && first("chunks") < first("int2") && first("int2") < first("newest 256"), "{descent:?}");
+    }
+
+    #[test]
     fn texts_decode_in_turns_before_anything_else_changes_results() {
         let (config, settings) = start("f16", 2048);
         let layout = Layout { sequences: 8, rows: 8, ..settings.layout };
         let may = May { queue: true, shrink: true, ..May::default() };
         let one = Settings { layout: settings.layout, ..settings }.plan(&config, 0).unwrap().needed();
-        let (got, _) = fit(&config, Settings { layout, ..settings }, may, (Some(2 * one), 0)).unwrap();
+        let room = Room { budget: Some(2 * one), overhead: 0, stream: None };
+        let (got, _) = fit(&config, Settings { layout, ..settings }, may, room).unwrap();
         assert!(got.fits && got.settings.layout.sequences < 8 && got.settings.layout.cache.kind == CacheKind::F16);
         assert_eq!(got.settings.layout.rows, got.settings.layout.sequences);
     }

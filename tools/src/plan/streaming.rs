@@ -38,7 +38,7 @@ pub(crate) struct Speed {
 }
 
 /// How the layers reach a device: that of a card where none is named.
-fn way(device: Option<&Device>) -> Way {
+pub(crate) fn way(device: Option<&Device>) -> Way {
     device.map_or(Way::Slots { slots: 2, staging: 0 }, |device| device.backend().way())
 }
 
