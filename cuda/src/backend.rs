@@ -8,8 +8,9 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tritter_runtime::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support, Ticket};
+use tritter_runtime::device::{Arena, Backend, Buffer, Caps, Device, Pending, Program, Support, Ticket};
 use tritter_runtime::dtype::Spec;
+use tritter_runtime::ledger::{Held, Kind, Ledger};
 use tritter_runtime::op::{CudaChoice, Op};
 use tritter_runtime::stream::{Feed, Load, Way};
 use tritter_runtime::{Error, Graph, Plan, Result, Role};
@@ -33,8 +34,7 @@ pub(crate) struct Context {
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) caps: Caps,
     pub(crate) options: Options,
-    /// Bytes of live buffers.
-    pub(crate) used: Arc<AtomicU64>,
+    pub(crate) ledger: Arc<Ledger>,
     kernels: Mutex<HashMap<(&'static str, &'static str), Kernel>>,
     workspace: Mutex<Option<Arc<Memory>>>,
     /// Held while launches go out one by one: programs share scratch memory, so they may not mix.
@@ -64,10 +64,10 @@ impl Context {
             ..Caps::default()
         };
         Ok(Context {
+            ledger: Ledger::new(&caps),
             driver,
             caps,
             options,
-            used: Arc::default(),
             kernels: Mutex::default(),
             workspace: Mutex::default(),
             order: Mutex::default(),
@@ -95,6 +95,21 @@ impl Context {
 
     pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.tickets.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Counts bytes of an allocation. Where the budget has no room for them, scratch memory that no program holds
+    /// makes some.
+    pub(crate) fn hold(&self, bytes: u64, name: &str) -> Result<Held> {
+        let held = self.ledger.take(Kind::Planned, bytes, name);
+        // The lock is held while scratch memory itself is allocated.
+        let scratch = if held.is_err() { self.workspace.try_lock().and_then(|mut kept| kept.take()) } else { None };
+        match scratch {
+            Some(scratch) => {
+                drop(scratch);
+                self.ledger.take(Kind::Planned, bytes, name)
+            }
+            None => held,
+        }
     }
 
     pub(crate) fn memory_of(&self, buffer: &Buffer) -> Result<Arc<Memory>> {
@@ -171,8 +186,8 @@ impl Backend for Cuda {
         &self.0.caps
     }
 
-    fn memory(&self) -> MemoryUse {
-        MemoryUse { buffers: self.0.used.load(Ordering::Relaxed), reserved: None }
+    fn ledger(&self) -> &Ledger {
+        &self.0.ledger
     }
 
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support {

@@ -3,8 +3,8 @@
 use crate::backend::Context;
 use crate::driver::{Address, Download, Driver, Fault};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tritter_runtime::device::Pending;
+use tritter_runtime::ledger::Held;
 use tritter_runtime::{Error, Result};
 
 /// Memory of one device; given back when dropped, after what was submitted before.
@@ -12,16 +12,16 @@ pub(crate) struct Memory {
     driver: Arc<dyn Driver>,
     address: Address,
     bytes: u64,
-    used: Arc<AtomicU64>,
+    held: Held,
 }
 
 impl Memory {
     /// Memory with undefined content.
     pub(crate) fn new(context: &Context, bytes: u64, name: &str) -> Result<Memory> {
+        let held = context.hold(size(bytes), name)?;
         let driver = context.driver.clone();
         let address = driver.alloc(size(bytes)).map_err(|fault| refused(context, bytes, name, &fault))?;
-        context.used.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Memory { driver, address, bytes, used: context.used.clone() })
+        Ok(Memory { driver, address, bytes, held })
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -39,7 +39,7 @@ impl Memory {
     }
 
     pub(crate) fn belongs_to(&self, context: &Context) -> bool {
-        Arc::ptr_eq(&self.used, &context.used)
+        self.held.is_of(&context.ledger)
     }
 
     pub(crate) fn check_range(&self, context: &Context, offset: u64, bytes: u64) -> Result<()> {
@@ -72,7 +72,6 @@ fn refused(context: &Context, bytes: u64, name: &str, fault: &Fault) -> Error {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
         self.driver.free(self.address);
     }
 }

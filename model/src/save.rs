@@ -89,8 +89,7 @@ pub fn prepare_masters(
         |t: &Tensor| TensorHeader { name: t.name().to_string(), dtype: Dtype::F32, shape: t.spec().shape.clone() };
     let headers: Vec<_> = parameters.iter().map(header).collect();
     prepare_safetensors(&folder.join(SINGLE_FILE), &headers, metadata, &mut |i, file| {
-        let values: Vec<f32> = device.read(&parameters[i])?;
-        Ok(file.write_all(bytemuck::cast_slice(&values))?)
+        device.read_in_pieces(&parameters[i], &mut |piece| Ok(file.write_all(piece)?))
     })
 }
 

@@ -105,7 +105,8 @@ fn as_many_layers_stay_as_fit_the_budget() {
     let (config, device) = (config(Family::Bitnet), cpu::open());
     let layout = layout("f32");
     let whole = SessionPlan::with(&model(&config, &device), layout).unwrap().total();
-    let plan = |budget| stream::fit(&model(&config, &device), layout, &cpu::open().with_budget(budget));
+    let beside = tritter_runtime::budget::overhead(device.caps());
+    let plan = |budget| stream::fit(&model(&config, &device), layout, &cpu::open().with_budget(budget + beside));
     assert!(!plan(whole).unwrap().split().streams());
     let mut before = LAYERS;
     for budget in (0..whole).rev().step_by(whole as usize / 40) {

@@ -6,6 +6,7 @@
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Value, widen};
+use crate::ledger::Ledger;
 use crate::op::Op;
 use crate::plan::Plan;
 use crate::stream::{Feed, HostMemory, Load, Way};
@@ -54,8 +55,10 @@ pub struct Caps {
 /// Memory in use, as the allocator or driver reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// Bytes asked for by live buffers.
+    /// Bytes asked for by live buffers that plans count.
     pub buffers: u64,
+    /// The most that buffers of all kinds took at a time.
+    pub peak: u64,
     /// Bytes that the allocator holds for them, if it says.
     pub reserved: Option<u64>,
 }
@@ -172,8 +175,13 @@ pub trait Program: Send + Sync {
 pub trait Backend: Send + Sync {
     /// Capabilities and names.
     fn caps(&self) -> &Caps;
+    /// What is in use of its memory. Every allocation asks it first.
+    fn ledger(&self) -> &Ledger;
     /// Memory in use.
-    fn memory(&self) -> MemoryUse;
+    fn memory(&self) -> MemoryUse {
+        let ledger = self.ledger();
+        MemoryUse { buffers: ledger.planned(), peak: ledger.peak(), reserved: None }
+    }
     /// Whether and how an op runs here.
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support;
     /// Zeroed memory.
@@ -217,9 +225,12 @@ pub trait Backend: Send + Sync {
     }
 }
 
-/// A device and the memory that may be used of it; cheap to clone.
+/// A device; cheap to clone.
 #[derive(Clone)]
-pub struct Device(Arc<dyn Backend>, Option<u64>);
+pub struct Device(Arc<dyn Backend>);
+
+/// Bytes that are read at a time, so that staging for a large tensor takes no memory that no plan has counted.
+const PIECE: u64 = 16 << 20;
 
 /// What opening a device gave.
 pub enum Opened {
@@ -241,12 +252,15 @@ impl fmt::Debug for Device {
 impl Device {
     /// Wraps a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Device(backend, None)
+        Device(backend)
     }
 
-    /// The same device with so many bytes to plan with, whatever it has: a smaller one can be simulated.
+    /// The device with so many bytes to use, whatever it has: a smaller one can be simulated. Plans are held against
+    /// them and so is every allocation, by all handles of the device. What a run takes
+    /// [beside its plan](crate::budget::overhead) is among them.
     pub fn with_budget(self, bytes: u64) -> Self {
-        Device(self.0, Some(bytes))
+        self.0.ledger().set_limit(Some(bytes));
+        self
     }
 
     /// Bytes that may be planned with: those of [`Device::with_budget`], of a card with a driver that says
@@ -254,7 +268,7 @@ impl Device {
     pub fn budget(&self) -> Option<u64> {
         let caps = self.caps();
         let own = if caps.discrete { caps.memory.map(|free| crate::budget::safe(free, 0)) } else { caps.memory };
-        self.1.or(own)
+        self.0.ledger().limit().or(own)
     }
 
     /// The backend.
@@ -322,7 +336,8 @@ impl Device {
         self.0.fetch(buffer, buffer.first(), tensor.spec().bytes())
     }
 
-    /// Reads stored bytes (a multiple of 4) from a byte offset (a multiple of 4) on and waits for them.
+    /// Reads stored bytes (a multiple of 4) from a byte offset (a multiple of 4) on and waits for them. Much is read
+    /// in pieces, one after the other: nothing should write to the tensor meanwhile.
     pub fn read_at(&self, tensor: &Tensor, offset: u64, bytes: u64) -> Result<Vec<u8>> {
         let size = tensor.spec().bytes();
         if offset.checked_add(bytes).is_none_or(|end| end > size)
@@ -332,12 +347,44 @@ impl Device {
             return Err(Error::Range { tensor: tensor.name().into(), offset, found: bytes, size });
         }
         let buffer = self.buffer(tensor)?;
-        self.0.fetch(buffer, buffer.first() + offset, bytes)?.wait()
+        let from = buffer.first() + offset;
+        if bytes <= PIECE {
+            return self.0.fetch(buffer, from, bytes)?.wait();
+        }
+        let mut read = Vec::with_capacity(bytes as usize);
+        self.pieces(buffer, from, bytes, &mut |piece| {
+            read.extend_from_slice(piece);
+            Ok::<_, Error>(())
+        })?;
+        Ok(read)
+    }
+
+    /// Reads a whole tensor in pieces of at most 16 MiB, in order, for whoever keeps none of it in memory.
+    pub fn read_in_pieces<E: From<Error>>(
+        &self,
+        tensor: &Tensor,
+        take: &mut dyn FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let buffer = self.buffer(tensor)?;
+        self.pieces(buffer, buffer.first(), tensor.spec().bytes(), take)
+    }
+
+    fn pieces<E: From<Error>>(
+        &self,
+        buffer: &Buffer,
+        from: u64,
+        bytes: u64,
+        take: &mut dyn FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        for done in (0..bytes).step_by(PIECE as usize) {
+            take(&self.0.fetch(buffer, from + done, PIECE.min(bytes - done))?.wait()?)?;
+        }
+        Ok(())
     }
 
     /// Reads a whole tensor of 4-byte elements or stored words and waits for it.
     pub fn read<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
-        let bytes = self.fetch(tensor)?.wait()?;
+        let bytes = self.read_at(tensor, 0, tensor.spec().bytes())?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
@@ -390,8 +437,17 @@ impl Device {
         self.compile(graph, &plan, &arena)
     }
 
-    /// Refuses a plan that does not fit this device's [budget](Device::budget), with the figures.
-    pub fn check_budget(&self, what: &str, needed: u64, advice: &str) -> Result<()> {
+    /// Bytes that a plan may take of the [budget](Device::budget): all but what a run takes
+    /// [beside its plan](crate::budget::overhead). `None` is unknown.
+    pub fn plannable(&self) -> Option<u64> {
+        let beside = crate::budget::overhead(self.caps());
+        self.budget().map(|budget| budget.saturating_sub(beside))
+    }
+
+    /// Refuses a plan that does not fit this device's budget beside what a run takes
+    /// [besides](crate::budget::overhead), with the figures.
+    pub fn check_budget(&self, what: &str, planned: u64, advice: &str) -> Result<()> {
+        let needed = planned.saturating_add(crate::budget::overhead(self.caps()));
         match self.budget() {
             Some(available) if needed > available => Err(Error::DoesNotFit {
                 what: what.into(),

@@ -80,6 +80,24 @@ pub enum Error {
         /// What to do.
         advice: String,
     },
+    /// An allocation would go beyond the budget that a device was given.
+    #[error(
+        "{what} needs {} more, but {} of the {} that {device} may take are in use: use a larger --memory-limit, or a \
+         smaller context, batch or model",
+        bytes(*.needed), bytes(*.used), bytes(*.budget)
+    )]
+    OverBudget {
+        /// What was to be allocated.
+        what: String,
+        /// Device name.
+        device: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// Bytes that may be.
+        budget: u64,
+    },
     /// A tensor is used on a device before it was allocated there.
     #[error("tensor `{tensor}` has no memory on {device}: allocate it before it is written, read or compiled")]
     NotAllocated {

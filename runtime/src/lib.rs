@@ -15,6 +15,7 @@ pub mod gpu;
 pub mod gradient;
 pub mod graph;
 pub mod layout;
+pub mod ledger;
 pub mod op;
 pub mod open;
 pub mod ops;

@@ -11,8 +11,9 @@ use tritter_model::session::{Draw, Session, SessionPlan};
 use tritter_model::source::FromCheckpoint;
 use tritter_model::tensors::Checkpoint;
 use tritter_model::weights::{Form, Model};
+use tritter_runtime::budget::overhead;
 use tritter_runtime::random::Random;
-use tritter_runtime::{Device, Opened};
+use tritter_runtime::{DType, Device, Opened, Tensor};
 use tritter_tests::{devices, fresh_seed};
 use tritter_trainer::data::Batch;
 use tritter_trainer::steps::{Hyper, Outcome, Precision, Shape, Steps, StepsPlan};
@@ -21,7 +22,7 @@ type Check = fn(&Device) -> Result<(), Failed>;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 10] = [
         ("decoding step by step gives the logits of one pass", decode_equals_one_pass),
         ("fifty prompts build no pipeline after the first", fifty_prompts_build_nothing),
         ("a packed model gives the same logits", packing_keeps_logits),
@@ -30,6 +31,8 @@ fn main() {
         ("two micro-batches equal one of twice the size", accumulation_adds_up),
         ("a non-finite gradient changes nothing", non_finite_is_skipped),
         ("20 training steps agree with the CPU", training_agrees_with_the_cpu),
+        ("a session keeps its budget, and outlives what would break it", a_session_keeps_its_budget),
+        ("training keeps its budget, and is refused below it", training_keeps_its_budget),
     ];
     let mut trials = Vec::new();
     for candidate in devices() {
@@ -125,6 +128,101 @@ fn fifty_prompts_build_nothing(device: &Device) -> Result<(), Failed> {
         return Err(format!("pipelines and bytes were {pipelines} and {memory}, now {now:?}").into());
     }
     Ok(())
+}
+
+/// A device of the same kind, of which no other test counts the memory.
+fn another(device: &Device) -> Result<Device, Failed> {
+    let same = |candidate: &tritter_tests::Candidate| {
+        candidate.device.as_ref().is_ok_and(|d| d.caps().backend == device.caps().backend)
+    };
+    let found = devices().into_iter().find(same).and_then(|candidate| candidate.device.ok());
+    found.ok_or_else(|| "the device was there before".into())
+}
+
+fn a_session_keeps_its_budget(shared: &Device) -> Result<(), Failed> {
+    let seed = fresh_seed();
+    let config = small(Family::Bitnet);
+    let tokens = ids(&mut Random::new(seed), 30, config.vocab_size);
+    let course = |session: &mut Session| -> Result<Vec<f32>, Failed> {
+        session.reset();
+        session.prefill(&tokens)?;
+        session.step()?;
+        Ok(session.logits()?)
+    };
+    let free = loaded(shared, &config, Form::Run, seed)?;
+    let expected = course(&mut SessionPlan::new(&free, 64, CacheFormat::F16)?.open(shared)?)?;
+
+    let model = Model::new(&config, Form::Run, config.max_positions);
+    let plan = SessionPlan::new(&model, 64, CacheFormat::F16)?;
+    let device = another(shared)?;
+    let budget = plan.total() + overhead(device.caps());
+    let device = device.with_budget(budget - 1);
+    let refused = |outcome: Option<tritter_model::Error>| {
+        let told = outcome.as_ref().is_some_and(|error| error.to_string().contains("but"));
+        if told { Ok(()) } else { Err(Failed::from(format!("seed {seed}: {outcome:?}"))) }
+    };
+    model.load(&device, &FromSeed::new(&config, seed))?;
+    refused(SessionPlan::new(&model, 64, CacheFormat::F16)?.open(&device).err())?;
+    let device = device.with_budget(budget);
+    let mut session = plan.open(&device)?;
+    if course(&mut session)? != expected {
+        return Err(format!("seed {seed}: a budget changes logits").into());
+    }
+
+    // Nothing more than a clock or the staging of a read: what asks for it is refused by name, the session goes on.
+    let ledger = device.backend().ledger();
+    ledger.set_limit(Some(ledger.used() + (64 << 10)));
+    let beyond = Tensor::state("beyond", [1 << 20], DType::F32);
+    match device.allocate(&beyond) {
+        Err(tritter_runtime::Error::OverBudget { what, needed: 0x40_0000, used, budget, .. })
+            if what == "`beyond`" && used <= budget => {}
+        other => return Err(format!("{other:?}").into()),
+    }
+    refused(SessionPlan::new(&model, 64, CacheFormat::F16)?.open(&device).err())?;
+    if course(&mut session)? != expected {
+        return Err(format!("seed {seed}: a refusal changes logits").into());
+    }
+    ledger.set_limit(Some(budget));
+    device.allocate(&beyond)?;
+    match ledger.peak() {
+        peak if peak <= budget => Ok(()),
+        peak => Err(format!("{peak} bytes at the peak of a budget of {budget}").into()),
+    }
+}
+
+fn training_keeps_its_budget(shared: &Device) -> Result<(), Failed> {
+    let config = small(Family::Tritter);
+    let model = Model::new(&config, Form::Train, config.max_positions);
+    let shape = Shape { batch: 2, context: 16, z_loss: 0.0, recompute: false, precision: Precision::F32 };
+    let device = another(shared)?;
+    let plan = StepsPlan::new(&model, shape)?.on(&device)?;
+    let planned = model.bytes() + plan.total();
+    let budget = planned + overhead(device.caps());
+    let device = device.with_budget(budget);
+    model.load(&device, &FromSeed::new(&config, 1))?;
+    let steps = plan.open(&device)?;
+    let tokens = ids(&mut Random::new(1), 32, config.vocab_size);
+    let batch = Batch {
+        targets: tokens.clone(),
+        tokens,
+        positions: (0..32).map(|i| i % 16).collect(),
+        span: (0..32).flat_map(|i| [i / 16 * 16, i]).collect(),
+        valid: 32,
+    };
+    for t in 1..4 {
+        steps.step(std::slice::from_ref(&batch), &hyper(t))?;
+    }
+    let memory = device.backend().memory();
+    if memory.peak > budget || memory.buffers < planned / 2 {
+        return Err(format!("{memory:?} of a budget of {budget}, {planned} planned").into());
+    }
+    drop(steps);
+    let device = device.with_budget(planned);
+    let again = StepsPlan::new(&model, shape)?.on(&device)?.open(&device);
+    match again.err() {
+        Some(error) if error.to_string().contains("training with batch 2") => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
 }
 
 fn packing_keeps_logits(device: &Device) -> Result<(), Failed> {

@@ -121,8 +121,7 @@ impl RunFolder {
         let headers: Vec<_> = moments.iter().map(header).collect();
         let state = self.path.join(state_name(step));
         prepare_safetensors(&state, &headers, &metadata, &mut |i, file| {
-            let values: Vec<f32> = device.read(moments[i])?;
-            Ok(file.write_all(bytemuck::cast_slice(&values))?)
+            device.read_in_pieces(moments[i], &mut |piece| Ok(file.write_all(piece)?))
         })?
         .commit()?;
         let metadata = BTreeMap::from([(STEP_KEY.to_string(), step.to_string())]);

@@ -68,12 +68,12 @@ fn bytes(layer: &Layer) -> u64 {
 }
 
 /// Plans a session in which as many layers stay as fit the device's budget (all, where it is unknown) beside the
-/// cache, activations and what streaming itself takes. Takes no device memory.
+/// cache, activations, what streaming itself takes and what a run takes beside its plan. Takes no device memory.
 ///
 /// # Errors
 /// Refuses a device that streams no weights, and a budget that is too small for a single layer, with the figures.
 pub fn fit(model: &Model, layout: Layout, device: &Device) -> Result<SessionPlan> {
-    let Some(available) = device.budget() else { return SessionPlan::with(model, layout) };
+    let Some(available) = device.plannable() else { return SessionPlan::with(model, layout) };
     let way = device.backend().way();
     let plan = divide(model, layout, way, available)?;
     if plan.total() <= available {
@@ -89,8 +89,8 @@ pub fn fit(model: &Model, layout: Layout, device: &Device) -> Result<SessionPlan
             tritter_runtime::error::bytes(each)
         ),
         device: device.label(),
-        needed: plan.total(),
-        available,
+        needed: plan.total() + tritter_runtime::budget::overhead(device.caps()),
+        available: device.budget().unwrap_or(available),
         advice: "use a larger --memory-limit, a smaller context, a smaller cache type or --head i8".into(),
     }))
 }

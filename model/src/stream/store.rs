@@ -11,8 +11,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tritter_runtime::device::{Arena, Backend, Buffer, Caps, MemoryUse, Pending, Program, Support};
+use tritter_runtime::device::{Arena, Backend, Buffer, Caps, Pending, Program, Support};
 use tritter_runtime::dtype::Spec;
+use tritter_runtime::ledger::Ledger;
 use tritter_runtime::op::Op;
 use tritter_runtime::plan::ALIGN;
 use tritter_runtime::{Device, Graph, Plan, Role, Tensor};
@@ -56,6 +57,7 @@ impl Places {
 /// A device that only holds: its memory is a file without a name.
 pub(super) struct Scratch {
     caps: Caps,
+    ledger: Arc<Ledger>,
     file: Mutex<File>,
     folder: PathBuf,
     bytes: u64,
@@ -68,7 +70,7 @@ impl Scratch {
         let file = tempfile::tempfile_in(folder).map_err(Error::io(folder, "make a file for streamed weights in"))?;
         file.set_len(bytes).map_err(Error::io(folder, "find room for streamed weights in"))?;
         let caps = Caps { backend: "file", id: "file".into(), name: folder.display().to_string(), ..Caps::default() };
-        Ok(Arc::new(Scratch { caps, file: Mutex::new(file), folder: folder.into(), bytes }))
+        Ok(Arc::new(Scratch { ledger: Ledger::new(&caps), caps, file: Mutex::new(file), folder: folder.into(), bytes }))
     }
 
     /// Gives tensors their places.
@@ -135,8 +137,9 @@ impl Backend for Scratch {
         &self.caps
     }
 
-    fn memory(&self) -> MemoryUse {
-        MemoryUse::default()
+    /// The file is no memory, and nothing is allocated in it.
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     fn supports(&self, _: &Op, _: &[Spec]) -> Support {

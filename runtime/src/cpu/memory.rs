@@ -1,10 +1,10 @@
 //! Host memory of the CPU backend: zeroed, in lines of 64 bytes so that vector loads are aligned; or memory that
 //! is somebody else's, such as a mapped file, which kernels only read.
 
+use crate::ledger::Held;
 use crate::stream::HostMemory;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One cache line.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -16,8 +16,8 @@ pub(super) struct Memory {
     /// Its own lines; none where the memory is another's.
     lines: RwLock<Vec<Line>>,
     host: Option<Arc<dyn HostMemory>>,
-    bytes: u64,
-    used: Arc<AtomicU64>,
+    /// Counts its own lines.
+    _held: Option<Held>,
 }
 
 /// A buffer that nobody writes for as long as this lives.
@@ -38,21 +38,20 @@ impl Reading<'_> {
 }
 
 impl Memory {
-    /// Zeroed memory, or `None` if the system has none left.
-    pub(super) fn new(bytes: u64, used: Arc<AtomicU64>) -> Option<Self> {
-        let count = usize::try_from(bytes.div_ceil(64)).ok()?;
+    /// Zeroed memory of the bytes that are held for it, or `None` if the system has none left.
+    pub(super) fn new(held: Held) -> Option<Self> {
+        let count = usize::try_from(held.bytes().div_ceil(64)).ok()?;
         let mut lines = Vec::new();
         lines.try_reserve_exact(count).ok()?;
         lines.resize(count, bytemuck::Zeroable::zeroed());
-        used.fetch_add(bytes, Ordering::Relaxed);
-        Some(Memory { lines: RwLock::new(lines), host: None, bytes, used })
+        Some(Memory { lines: RwLock::new(lines), host: None, _held: Some(held) })
     }
 
     /// Another's memory, read only, or `None` if it does not lie in whole lines. It does not count as used.
-    pub(super) fn adopt(host: Arc<dyn HostMemory>, used: Arc<AtomicU64>) -> Option<Self> {
+    pub(super) fn adopt(host: Arc<dyn HostMemory>) -> Option<Self> {
         let bytes = host.bytes();
         let whole = bytes.len().is_multiple_of(64) && bytes.as_ptr().addr().is_multiple_of(64);
-        whole.then(|| Memory { lines: RwLock::default(), host: Some(host), bytes: 0, used })
+        whole.then(|| Memory { lines: RwLock::default(), host: Some(host), _held: None })
     }
 
     /// Whether it is another's memory.
@@ -67,11 +66,5 @@ impl Memory {
     /// Its own lines: none where the memory is another's.
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Vec<Line>> {
         self.lines.write()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

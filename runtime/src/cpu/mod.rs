@@ -14,10 +14,11 @@ mod program;
 pub(crate) mod ternary;
 pub(crate) mod weights;
 
-use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Pending, Program, Support};
+use crate::device::{Arena, Backend, Buffer, Caps, Device, Pending, Program, Support};
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::ledger::{Kind, Ledger};
 use crate::op::Op;
 use crate::plan::Plan;
 use crate::stream::HostMemory;
@@ -26,7 +27,6 @@ use crate::stream::{Feed, Load, Way};
 use crate::tensor::Role;
 use memory::Memory;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// Opens the CPU.
 pub fn open() -> Device {
@@ -35,7 +35,7 @@ pub fn open() -> Device {
 
 struct Cpu {
     caps: Caps,
-    used: Arc<AtomicU64>,
+    ledger: Arc<Ledger>,
 }
 
 impl Cpu {
@@ -53,7 +53,7 @@ impl Cpu {
             timestamps: true,
             ..Caps::default()
         };
-        Cpu { caps, used: Arc::default() }
+        Cpu { ledger: Ledger::new(&caps), caps }
     }
 
     fn memory_of(&self, buffer: &Buffer) -> Result<Arc<Memory>> {
@@ -122,8 +122,8 @@ impl Backend for Cpu {
         &self.caps
     }
 
-    fn memory(&self) -> MemoryUse {
-        MemoryUse { buffers: self.used.load(std::sync::atomic::Ordering::Relaxed), reserved: None }
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support {
@@ -135,7 +135,7 @@ impl Backend for Cpu {
     }
 
     fn alloc(&self, bytes: u64, _role: Role, name: &str) -> Result<Buffer> {
-        let memory = Memory::new(bytes, self.used.clone());
+        let memory = Memory::new(self.ledger.take(Kind::Planned, bytes, name)?);
         let memory = memory.ok_or_else(|| self.error(format!("out of memory: {bytes} bytes for `{name}`")))?;
         Ok(Buffer::new(Arc::new(memory), bytes))
     }
@@ -171,7 +171,7 @@ impl Backend for Cpu {
 
     fn adopt(&self, memory: &Arc<dyn HostMemory>) -> Result<Buffer> {
         let bytes = memory.bytes().len() as u64;
-        let adopted = Memory::adopt(memory.clone(), self.used.clone());
+        let adopted = Memory::adopt(memory.clone());
         let adopted = adopted.ok_or_else(|| self.error("host memory lies in no whole lines of 64 bytes".into()))?;
         Ok(Buffer::new(Arc::new(adopted), bytes))
     }

@@ -6,6 +6,7 @@ use super::memory::Memory;
 use super::pipeline::Pipelines;
 use crate::device::{Buffer, Caps, Ticket};
 use crate::error::{Error, Result};
+use crate::ledger::{Held, Kind, Ledger};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,8 +28,7 @@ pub(super) struct Context {
     pub(super) immediates: bool,
     pub(super) info: wgpu::AdapterInfo,
     pub(super) options: Options,
-    /// Bytes of live buffers.
-    pub(super) used: Arc<AtomicU64>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) pipelines: Pipelines,
     pub(super) staging: Staging,
     errors: Arc<Errors>,
@@ -66,12 +66,12 @@ impl Context {
         Context {
             limits: device.limits(),
             immediates: device.features().contains(wgpu::Features::IMMEDIATES),
+            ledger: Ledger::new(&caps),
             device,
             queue,
             caps,
             info,
             options,
-            used: Arc::default(),
             pipelines,
             staging: Staging::default(),
             errors,
@@ -87,6 +87,16 @@ impl Context {
 
     pub(super) fn error(&self, message: impl Into<String>) -> Error {
         Error::Device { device: self.caps.id.clone(), message: message.into() }
+    }
+
+    /// Counts bytes of a buffer. Where the budget has no room for them, staging buffers that are kept for later
+    /// reads make some.
+    pub(super) fn hold(&self, kind: Kind, bytes: u64, name: &str) -> Result<Held> {
+        let held = self.ledger.take(kind, bytes, name);
+        if held.is_err() && self.staging.clear() > 0 {
+            return self.ledger.take(kind, bytes, name);
+        }
+        held
     }
 
     /// Raises what went wrong since the last call.

@@ -2,8 +2,9 @@
 //! from them to their slots stand between the programs in the one queue, which keeps them in order.
 
 use super::context::{Context, message};
-use super::memory::Memory;
+use super::memory::{Counted, Memory};
 use crate::error::{Error, Result};
+use crate::ledger::Kind;
 use crate::stream::{Feed, Figures, Load};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -21,12 +22,12 @@ const PATIENCE: Duration = Duration::from_micros(100);
 
 /// A staging buffer, and the news of when it is mapped.
 struct Staging {
-    buffer: wgpu::Buffer,
+    buffer: Counted,
     mapped: Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
 /// A staging buffer with the bytes of a group, no longer mapped, and the time that filling it took.
-type Filled = (usize, wgpu::Buffer, std::result::Result<Duration, String>);
+type Filled = (usize, Counted, std::result::Result<Duration, String>);
 
 pub(super) struct Staged {
     context: Arc<Context>,
@@ -35,7 +36,6 @@ pub(super) struct Staged {
     state: Mutex<State>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    reserved: u64,
 }
 
 struct State {
@@ -73,11 +73,9 @@ impl Staged {
         let filler = Filler { context: context.clone(), load: load.clone(), ended: ended.clone() };
         let thread = std::thread::Builder::new().name("weights ahead".into()).spawn(move || filler.run(&jobs, &done));
         let thread = thread.map_err(|e| context.error(format!("no thread brings weights in: {e}")))?;
-        let reserved = STAGING as u64 * largest;
-        context.used.fetch_add(reserved, Ordering::Relaxed);
         let state = State { wanted: Some(wanted), filled, spare, stages, figures: Figures::default() };
         let (context, state) = (context.clone(), Mutex::new(state));
-        Ok(Staged { context, load, slots, state, ended, thread: Some(thread), reserved })
+        Ok(Staged { context, load, slots, state, ended, thread: Some(thread) })
     }
 
     fn stage<'a>(&self, state: &'a mut State, group: usize) -> Result<&'a mut Stage> {
@@ -103,7 +101,7 @@ impl Staged {
     }
 
     /// Copies a filled buffer to the slot of its group, and has it mapped again after that.
-    fn copy(&self, state: &mut State, group: usize, buffer: wgpu::Buffer) -> Result<()> {
+    fn copy(&self, state: &mut State, group: usize, buffer: Counted) -> Result<()> {
         let bytes = self.load.groups[group].bytes.len() as u64;
         let (done, mapped) = channel();
         let ((), error) = self.context.scoped(|| {
@@ -125,7 +123,7 @@ impl Staged {
     }
 
     /// Has a buffer whose bytes are no longer wanted mapped again.
-    fn give_back(&self, state: &mut State, buffer: wgpu::Buffer) {
+    fn give_back(&self, state: &mut State, buffer: Counted) {
         let (done, mapped) = channel();
         buffer.map_async(MapMode::Write, .., move |result| {
             let _ = done.send(result);
@@ -136,17 +134,13 @@ impl Staged {
 
 /// A new buffer, which is mapped from the beginning.
 fn staging(context: &Context, bytes: u64) -> Result<Staging> {
-    let (buffer, error) = context.scoped(|| {
-        context.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging of streamed layers"),
-            size: bytes.next_multiple_of(8),
-            usage: BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC,
-            mapped_at_creation: true,
-        })
-    });
-    if let Some(error) = error {
-        return Err(context.error(message(&error)));
-    }
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("staging of streamed layers"),
+        size: bytes.next_multiple_of(8),
+        usage: BufferUsages::MAP_WRITE | BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    };
+    let buffer = Counted::new(context, Kind::Planned, &descriptor)?;
     let (done, mapped) = channel();
     let _ = done.send(Ok(()));
     Ok(Staging { buffer, mapped })
@@ -260,6 +254,5 @@ impl Drop for Staged {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        self.context.used.fetch_sub(self.reserved, Ordering::Relaxed);
     }
 }

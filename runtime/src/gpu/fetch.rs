@@ -4,8 +4,10 @@
 //! so programs submitted after it neither wait for it nor change what it returns.
 
 use super::context::Context;
+use super::memory::Counted;
 use crate::device::Pending;
 use crate::error::Result;
+use crate::ledger::Kind;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -18,22 +20,26 @@ const LARGEST_KEPT: u64 = 16 << 20;
 
 #[derive(Default)]
 pub(super) struct Staging {
-    free: Mutex<Vec<wgpu::Buffer>>,
+    free: Mutex<Vec<Counted>>,
 }
 
 impl Staging {
-    fn take(&self, context: &Context, bytes: u64) -> wgpu::Buffer {
+    fn take(&self, context: &Context, bytes: u64) -> Result<Counted> {
         let size = if bytes <= LARGEST_KEPT { bytes.next_power_of_two().max(256) } else { bytes };
-        let mut free = self.free.lock();
-        if let Some(i) = free.iter().position(|b| b.size() == size) {
-            return free.swap_remove(i);
+        let kept = |free: &mut Vec<Counted>| {
+            let i = free.iter().position(|b| b.size() == size)?;
+            Some(free.swap_remove(i))
+        };
+        if let Some(buffer) = kept(&mut self.free.lock()) {
+            return Ok(buffer);
         }
-        context.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging"),
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("staging of a read"),
             size,
             usage: BufferUsages::MAP_READ | BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        })
+        };
+        Counted::new(context, Kind::Beside, &descriptor)
     }
 
     /// Drops the buffers that are kept; gives their number.
@@ -41,7 +47,7 @@ impl Staging {
         std::mem::take(&mut *self.free.lock()).len()
     }
 
-    fn give(&self, buffer: wgpu::Buffer) {
+    fn give(&self, buffer: Counted) {
         let mut free = self.free.lock();
         if buffer.size() <= LARGEST_KEPT && free.len() < MOST_KEPT {
             free.push(buffer);
@@ -52,7 +58,7 @@ impl Staging {
 /// A read under way.
 pub(super) struct Read {
     context: Arc<Context>,
-    staging: wgpu::Buffer,
+    staging: Counted,
     bytes: u64,
     mapped: Receiver<std::result::Result<(), BufferAsyncError>>,
     index: wgpu::SubmissionIndex,
@@ -72,8 +78,8 @@ pub(super) fn start_after(
     offset: u64,
     bytes: u64,
 ) -> Result<Read> {
-    let ((staging, mapped, index), error) = context.scoped(|| {
-        let staging = context.staging.take(context, bytes);
+    let staging = context.staging.take(context, bytes)?;
+    let ((mapped, index), error) = context.scoped(|| {
         encoder.copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
         let (done, mapped) = channel();
         encoder.map_buffer_on_submit(&staging, MapMode::Read, 0..bytes, move |result| {
@@ -81,7 +87,7 @@ pub(super) fn start_after(
             let _ = done.send(result);
         });
         let index = context.submit(encoder);
-        (staging, mapped, index)
+        (mapped, index)
     });
     match error {
         Some(error) => Err(context.error(super::context::message(&error))),

@@ -24,6 +24,7 @@ use crate::device::{Arena, Backend, Buffer, Caps, Device, MemoryUse, Opened, Pen
 use crate::dtype::Spec;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::ledger::Ledger;
 use crate::op::Op;
 use crate::plan::Plan;
 #[cfg(not(target_arch = "wasm32"))]
@@ -32,7 +33,6 @@ use crate::tensor::Role;
 use context::Context;
 use memory::Memory;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How a device is opened; the default is right for everybody but tests and benches.
@@ -99,9 +99,14 @@ impl Backend for Gpu {
         &self.0.caps
     }
 
+    fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
     fn memory(&self) -> MemoryUse {
         let report = self.0.device.generate_allocator_report();
-        MemoryUse { buffers: self.0.used.load(Ordering::Relaxed), reserved: report.map(|r| r.total_reserved_bytes) }
+        let ledger = &self.0.ledger;
+        MemoryUse { buffers: ledger.planned(), peak: ledger.peak(), reserved: report.map(|r| r.total_reserved_bytes) }
     }
 
     fn supports(&self, op: &Op, operands: &[Spec]) -> Support {

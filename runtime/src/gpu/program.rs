@@ -2,13 +2,14 @@
 
 use super::context::Context;
 use super::lower::{Lowering, Step};
-use super::memory::Memory;
+use super::memory::{Counted, Memory};
 use super::pipeline::UNIFORM_BYTES;
 use super::submits::{cut, overlong};
 use super::timing::{Clock, Reading, medians};
 use crate::device::{Arena, Program, Ticket, Timings};
 use crate::error::Result;
 use crate::graph::Graph;
+use crate::ledger::Kind;
 use crate::plan::Plan;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -29,6 +30,7 @@ pub(super) struct GpuProgram {
 struct Uniform {
     group: wgpu::BindGroup,
     stride: u32,
+    _buffer: Counted,
 }
 
 /// How the program is cut, and whether the cut has proved itself.
@@ -207,13 +209,14 @@ fn uniform(context: &Context, steps: &[Step]) -> Result<Uniform> {
             place.copy_from_slice(&dispatch.params);
         }
     }
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("params"),
+        size: bytes.len() as u64,
+        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    };
+    let buffer = Counted::new(context, Kind::Beside, &descriptor)?;
     let create = || {
-        let buffer = context.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("params"),
-            size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
         context.queue.write_buffer(&buffer, 0, &bytes);
         context.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("params"),
@@ -230,7 +233,7 @@ fn uniform(context: &Context, steps: &[Step]) -> Result<Uniform> {
     };
     let (group, error) = context.scoped(create);
     match error {
-        None => Ok(Uniform { group, stride: stride as u32 }),
+        None => Ok(Uniform { group, stride: stride as u32, _buffer: buffer }),
         Some(error) => Err(context.error(super::context::message(&error))),
     }
 }

@@ -2,8 +2,10 @@
 
 use super::context::Context;
 use super::fetch::{self, Read};
+use super::memory::Counted;
 use crate::bench::median;
 use crate::error::Result;
+use crate::ledger::Kind;
 use std::sync::Arc;
 use std::time::Duration;
 use wgpu::{BufferUsages, ComputePassTimestampWrites, QuerySet};
@@ -46,17 +48,13 @@ impl Clock {
     /// Ends the measurement after all that was submitted.
     pub(super) fn stop(self, context: &Arc<Context>) -> Result<Reading> {
         let bytes = 16 * self.labels.len() as u64;
-        let (resolved, error) = context.scoped(|| {
-            context.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("clock"),
-                size: bytes.max(16),
-                usage: BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
-        });
-        if let Some(error) = error {
-            return Err(context.error(super::context::message(&error)));
-        }
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("clock"),
+            size: bytes.max(16),
+            usage: BufferUsages::QUERY_RESOLVE | BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        };
+        let resolved = Counted::new(context, Kind::Beside, &descriptor)?;
         let mut encoder = context.device.create_command_encoder(&Default::default());
         let mut left = 2 * self.labels.len() as u32;
         for (i, set) in self.sets.iter().enumerate() {

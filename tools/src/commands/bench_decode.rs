@@ -111,8 +111,10 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
     steps.drain(..job.tokens.min(steps.len()));
     let streamed = session.streaming().unwrap_or_default().since(&before);
     let submit = submitting(&mut session, ids[0], job)?;
-    // Bandwidth is measured with memory of its own.
     let memory = MemoryReport::of(&device, planned, &measure);
+    let (used_bytes, dispatches_per_step) = (device.backend().memory().buffers, session.step_dispatches());
+    // Bandwidth is measured with memory of its own.
+    drop(session);
     let peaks = peaks::measure(&device)?;
     let ternary = opened.config.parameters().ternary as f64;
     let dots = longest.1 * 2.0 * ternary / 1e12;
@@ -137,9 +139,9 @@ pub(crate) fn run(global: &Global, job: &BenchDecode) -> Result<ExitCode> {
         load_seconds,
         first_token_seconds,
         decode_ms_median: median(steps, f64::total_cmp) * 1e3,
-        dispatches_per_step: session.step_dispatches(),
+        dispatches_per_step,
         encode_and_submit_us_median: submit * 1e6,
-        used_bytes: device.backend().memory().buffers,
+        used_bytes,
         memory,
         streaming: streams.map(|streams| streams.report(streamed, Some(rate))),
     };

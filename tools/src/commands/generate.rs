@@ -136,6 +136,8 @@ pub(crate) fn run(global: &Global, args: &Generate) -> Result<ExitCode> {
     }
     let memory = MemoryReport::of(&device, planned, &measure);
     let streamed = away.map(|away| away.report(session.streaming().unwrap_or_default(), None));
+    // Bandwidth is measured with memory of its own.
+    drop(session);
     let stats =
         if args.stats { Some(Stats { streaming: streamed, ..stats(&device, &took, &reads, memory)? }) } else { None };
     if global.json {
