@@ -105,9 +105,15 @@ fn training_is_planned_by_method() {
     };
     let (qat, lora, qlora) = (total("qat"), total("lora"), total("qlora"));
     assert!(qlora < lora && lora < qat, "{qlora} {lora} {qat}");
-    let (code, json) = plan(&["125M", "--train", "--context", "256", "--memory-limit", "3GB", "--batch", "64"]);
+    // As the run itself does where memory is short.
+    let limited = |limit| plan(&["125M", "--train", "--context", "2048", "--batch", "64", "--memory-limit", limit]);
+    let (code, json) = limited("4GB");
+    assert_eq!((code, &json["fits"]), (Some(0), &Value::Bool(true)), "{json}");
+    assert!(json["given_up"][0].as_str().unwrap().starts_with("micro-batches of 32"), "{}", json["given_up"]);
+    let (code, json) = limited("2.5GB");
     assert_eq!((code, &json["fits"]), (Some(3), &Value::Bool(false)));
-    assert!(json["nearest"][0]["options"].as_str().unwrap().contains("--recompute"), "{}", json["nearest"]);
+    let near = json["nearest"].as_array().unwrap();
+    assert!(near.iter().any(|one| one["options"].as_str().unwrap().starts_with("--context")), "{near:?}");
 }
 
 #[test]
@@ -163,6 +169,31 @@ fn what_is_given_up_is_said() {
     assert!(stderr(&narrow).contains("memory: each token sees the newest 1024 only"), "{}", stderr(&narrow));
     assert!(narrow.status.success());
     one_error(&generate(&[]), &["needs", "--kv-may-shrink", "--fallback-window"]);
+}
+
+#[test]
+fn training_is_cut_smaller_where_memory_is_short() {
+    let train = ["test", "--context", "64", "--batch"];
+    let total = |batch: &str| {
+        let (_, json) = plan(&[&train[..], &[batch, "--train", "--device", "cpu"]].concat());
+        json["total"].as_u64().unwrap()
+    };
+    let bench = |limit: u64| {
+        let limit = limit.to_string();
+        let options = ["8", "--steps", "1", "--json", "--memory-limit", limit.as_str()];
+        on_cpu(&[&["bench", "train"][..], &train, &options].concat())
+    };
+    let output = bench(total("2"));
+    let said = stderr(&output);
+    assert!(output.status.success() && said.contains("memory: micro-batches of 2, 4 of them for a step"), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["batch"], &report["micro_batch"], &report["recompute"]), (&8.into(), &2.into(), &false.into()));
+    let [planned, overhead] = ["planned_bytes", "overhead_bytes"].map(|key| report[key].as_u64().unwrap());
+    assert_eq!(planned + overhead, total("2"));
+    if let Some(measured) = report["measured"]["bytes"].as_u64() {
+        assert!(measured <= planned + planned / 50 + overhead, "{report}");
+    }
+    one_error(&bench(overhead + 1_000_000), &["training with micro-batches of 1", "--precision bf16"]);
 }
 
 #[test]

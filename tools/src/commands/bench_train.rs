@@ -3,6 +3,7 @@
 use crate::cli::{Arch, Global, Precision};
 use crate::commands::train::through_f32;
 use crate::measure::{Measure, MemoryReport};
+use crate::plan::training::{self, Cut};
 use crate::{device, output};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -35,7 +36,12 @@ struct Report {
     preset: String,
     device: String,
     threads: usize,
+    /// Sequences of a step.
     batch: usize,
+    /// Sequences of a micro-batch: fewer where memory is short.
+    micro_batch: usize,
+    /// Whether the backward pass computes layers again, which it does where memory is shorter still.
+    recompute: bool,
     context: usize,
     vocab: usize,
     precision: tritter_trainer::steps::Precision,
@@ -88,16 +94,17 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     let measure = Measure::begin(&device);
     let model = Model::new(&config, Form::Train, job.context);
     let precision = job.precision.into();
-    let shape = Shape { batch: job.batch, context: job.context, z_loss: 1e-5, recompute: false, precision };
+    let asked = Cut { batch: job.batch, accumulate: 1, recompute: false };
+    let Cut { batch, accumulate, recompute } = training::fit_on(&config, &device, asked, (job.context, precision))?;
+    let shape = Shape { batch, context: job.context, z_loss: 1e-5, recompute, precision };
     let plan = StepsPlan::new(&model, shape)?.on(&device)?;
     let planned = model.bytes() + plan.total();
-    device.check_budget("training", planned, "use a smaller --batch or --context")?;
     model.load(&device, &FromSeed::new(&config, 1))?;
     let steps = plan.open(&device)?;
     if let Some(note) = through_f32(&steps, &device) {
         eprintln!("{note}");
     }
-    let batch = random_batch(job.batch, job.context, config.vocab_size);
+    let batches = random_batches(accumulate, batch, job.context, config.vocab_size);
     let hyper = |t| Hyper {
         lr: 1e-4,
         beta1: 0.9,
@@ -108,11 +115,11 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         max_norm: 1.0,
         decay_all: false,
     };
-    steps.step(std::slice::from_ref(&batch), &hyper(1))?;
+    steps.step(&batches, &hyper(1))?;
     let mut times = Vec::new();
     for t in 0..job.steps.max(1) {
         let start = Instant::now();
-        steps.step(std::slice::from_ref(&batch), &hyper(t + 2))?;
+        steps.step(&batches, &hyper(t + 2))?;
         times.push(start.elapsed().as_secs_f64());
     }
     let median = median(times, f64::total_cmp);
@@ -122,6 +129,8 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
         device: device.label(),
         threads: device.caps().threads,
         batch: job.batch,
+        micro_batch: batch,
+        recompute,
         context: job.context,
         vocab: config.vocab_size,
         precision,
@@ -156,15 +165,17 @@ pub(crate) fn run(global: &Global, job: &Job) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn random_batch(batch: usize, context: usize, vocab: usize) -> Batch {
+/// Micro-batches of random tokens.
+fn random_batches(count: usize, batch: usize, context: usize, vocab: usize) -> Vec<Batch> {
     let mut random = Random::new(1);
     let m = batch * context;
     let mut draw = || (0..m).map(|_| random.below(vocab as u64) as u32).collect::<Vec<u32>>();
-    Batch {
+    let micro = |_| Batch {
         tokens: draw(),
         targets: draw(),
         positions: (0..m).map(|i| (i % context) as u32).collect(),
         span: (0..m).flat_map(|i| [(i / context * context) as u32, i as u32]).collect(),
         valid: m,
-    }
+    };
+    (0..count).map(micro).collect()
 }

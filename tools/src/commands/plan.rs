@@ -10,7 +10,7 @@ use crate::plan::plot::{Line, Plot, tokens};
 use crate::plan::report::Report;
 use crate::plan::session::{self, May, OVERHEAD, Room, Settings};
 use crate::plan::streaming::{self, Streamed};
-use crate::plan::training::{Method, Training};
+use crate::plan::training::{self, Cut, Method, Training};
 use crate::plan::{matrix, nearest};
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -110,7 +110,10 @@ impl Target<'_> {
         }
         let Plan { rank, batch, recompute, .. } = *args;
         let asked = Training { method, rank, batch, context, recompute, precision: args.precision.into() };
-        let mut parts = asked.parts(&self.opened.config, self.device)?;
+        let room = (self.bytes(), self.overhead());
+        let descent = training::fit(&self.opened.config, self.device, (asked, 1), room)?;
+        let Cut { batch: micro, recompute, .. } = descent.settings;
+        let mut parts = Training { batch: micro, recompute, ..asked }.parts(&self.opened.config, self.device)?;
         parts.push(Part::new(OVERHEAD, self.overhead()));
         let (purpose, note) = match method {
             Method::Qat => ("training", None),
@@ -124,7 +127,7 @@ impl Target<'_> {
             }
             _ => Vec::new(),
         };
-        Ok(Report { note, nearest: near, ..report })
+        Ok(Report { note, nearest: near, given_up: descent.taken, ..report })
     }
 
     fn inference(&self, args: &Plan, context: usize) -> Result<Report> {

@@ -3,7 +3,8 @@
 use crate::cli::{Course, Global, Train};
 use crate::commands::bench_train::family;
 use crate::measure::{Measure, MemoryReport};
-use crate::{device, output, plan};
+use crate::plan::training::{self, Cut};
+use crate::{device, output};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -61,7 +62,10 @@ pub(crate) fn run(global: &Global, args: &Train) -> Result<ExitCode> {
     let stop = stop_on_signal()?;
     let mut settings = settings(args);
     settings.rates.warmup = warmup(args, &folder)?;
-    let settings = plan::training::fit_on(&config, &device, settings)?;
+    let room = (settings.context, settings.precision);
+    let Cut { batch, accumulate, recompute } =
+        training::fit_on(&config, &device, cut(args, &folder, &settings)?, room)?;
+    let settings = Settings { batch, accumulate, recompute, ..settings };
     let start = Start { config: &config, tokenizer: &tokenizer, corpus, settings, folder: Some(folder) };
     let mut run = Run::new(&device, start, args.resume)?;
     match (args.resume, run.progress().step) {
@@ -146,6 +150,17 @@ fn warmup(args: &Train, folder: &RunFolder) -> Result<u64> {
         Some(steps) => steps,
         None => stored()?.unwrap_or((args.steps / 50).min(500)),
     })
+}
+
+/// The micro-batches asked for; of a run that goes on those that it has, if memory was short when it began and they
+/// are smaller ones of the same step.
+fn cut(args: &Train, folder: &RunFolder, asked: &Settings) -> Result<Cut> {
+    let &Settings { batch, accumulate, recompute, .. } = asked;
+    let progress: Option<Progress> = if args.resume { folder.progress()? } else { None };
+    let begun = progress.map(|progress| (progress.settings.batch, progress.settings.accumulate));
+    let smaller = |&(b, a): &(usize, usize)| b <= batch && b.checked_mul(a) == batch.checked_mul(accumulate);
+    let (batch, accumulate) = begun.filter(smaller).unwrap_or((batch, accumulate));
+    Ok(Cut { batch, accumulate, recompute })
 }
 
 /// Says so where a device has no bf16 kernels for a part of the step.

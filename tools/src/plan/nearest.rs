@@ -134,30 +134,25 @@ fn together(base: Settings, needs: &dyn Fn(&Settings) -> Result<u64>, budget: u6
     Ok(None)
 }
 
-/// For training.
+/// For training. Runs take smaller micro-batches and compute layers again by themselves, so the least of these are
+/// planned here.
 pub(crate) fn of_training(config: &Config, asked: Training, budget: u64) -> Result<Vec<Nearest>> {
     let needs = |training: &Training| -> Result<u64> { Ok(total(&training.parts(config, None)?)) };
+    let base = Training { recompute: true, batch: 1, ..asked };
     let mut near = Vec::new();
-    let mut propose = |options: String, training: Training| -> Result<bool> {
+    let mut propose = |options: String, training: Training| -> Result<()> {
         let needed = needs(&training)?;
         if needed <= budget {
             near.push(Nearest::new(options, needed));
         }
-        Ok(needed <= budget)
+        Ok(())
     };
-    let again = Training { recompute: true, ..asked };
-    let fits = |training: Training| -> Result<bool> { Ok(needs(&training)? <= budget) };
-    if !asked.recompute {
-        propose("--recompute".into(), again)?;
-    }
     if asked.precision == Precision::F32 {
-        propose("--recompute --precision bf16".into(), Training { precision: Precision::Bf16, ..again })?;
+        propose("--precision bf16".into(), Training { precision: Precision::Bf16, ..base })?;
     }
-    if let Some(batch) = largest(1, asked.batch, 0, |batch| fits(Training { batch, ..again }))? {
-        propose(format!("--recompute --batch {batch}"), Training { batch, ..again })?;
-    }
-    if let Some(context) = largest(2, asked.context, 100, |context| fits(Training { context, batch: 1, ..again }))? {
-        propose(format!("--recompute --batch 1 --context {context}"), Training { context, batch: 1, ..again })?;
+    let fits = |context| Ok(needs(&Training { context, ..base })? <= budget);
+    if let Some(context) = largest(2, asked.context, 100, fits)? {
+        propose(format!("--context {context}"), Training { context, ..base })?;
     }
     Ok(near)
 }

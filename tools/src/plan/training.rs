@@ -1,6 +1,6 @@
 //! What training takes: of all weights (QAT), or of adapters beside frozen weights (LoRA, QLoRA).
 
-use super::ladder::{Rung, descend};
+use super::ladder::{Descent, Rung, descend};
 use super::parts::{self, Part};
 use anyhow::Result;
 use tritter_model::Config;
@@ -8,7 +8,6 @@ use tritter_model::tensor_names::TensorSpec;
 use tritter_model::weights::{Form, Model};
 use tritter_runtime::Device;
 use tritter_runtime::budget::overhead;
-use tritter_trainer::run::Settings;
 use tritter_trainer::steps::{Precision, Shape, StepsPlan};
 
 /// What is trained.
@@ -85,51 +84,80 @@ impl Training {
     }
 }
 
-/// Settings of a run that fit a device: where memory is short, fewer sequences a micro-batch (and more of them for
-/// a step, which then sees the same tokens), then layers that are computed again. What is given up is said on
-/// standard error; what does not fit is refused.
-pub(crate) fn fit_on(config: &Config, device: &Device, asked: Settings) -> Result<Settings> {
-    let mut needs = |settings: &Settings| -> Result<u64> {
-        let Settings { batch, context, recompute, precision, .. } = *settings;
-        let training = Training { method: Method::Qat, rank: 1, batch, context, recompute, precision };
-        Ok(parts::total(&training.parts(config, Some(device))?) + overhead(device.caps()))
+/// How the tokens of an optimiser step are cut into micro-batches, and whether the backward pass computes layers
+/// again instead of keeping their activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Sequences of a micro-batch.
+    pub(crate) batch: usize,
+    /// Micro-batches of a step.
+    pub(crate) accumulate: usize,
+    pub(crate) recompute: bool,
+}
+
+/// Goes down from what is asked for, in so many micro-batches a step, as far as a budget asks for: fewer sequences a
+/// micro-batch (and more of them for a step, which then sees the same tokens), then layers that are computed again.
+pub(crate) fn fit(
+    config: &Config,
+    device: Option<&Device>,
+    (asked, accumulate): (Training, usize),
+    (budget, overhead): (Option<u64>, u64),
+) -> Result<Descent<Cut>> {
+    let mut needs = |&Cut { batch, recompute, .. }: &Cut| -> Result<u64> {
+        Ok(parts::total(&Training { batch, recompute, ..asked }.parts(config, device)?) + overhead)
     };
+    let Training { batch, recompute, .. } = asked;
+    descend(Cut { batch, accumulate, recompute }, &rungs(), budget, &mut needs)
+}
+
+/// As [`fit`] for a device, with what is given up said on standard error; refuses what does not fit.
+pub(crate) fn fit_on(
+    config: &Config,
+    device: &Device,
+    asked: Cut,
+    (context, precision): (usize, Precision),
+) -> Result<Cut> {
+    let Cut { batch, accumulate, recompute } = asked;
     // What is wrong with the settings is said by the run itself.
-    if asked.batch == 0 || asked.context == 0 || asked.context > config.max_positions {
+    if batch == 0 || context == 0 || context > config.max_positions {
         return Ok(asked);
     }
-    let descent = descend(asked, &rungs(), device.budget(), &mut needs)?;
+    let training = Training { method: Method::Qat, rank: 1, batch, context, recompute, precision };
+    let room = (device.budget(), overhead(device.caps()));
+    let descent = fit(config, Some(device), (training, accumulate), room)?;
     if !descent.taken.is_empty() || !descent.fits {
         device.backend().trim();
     }
     for said in &descent.taken {
         eprintln!("memory: {said}");
     }
-    let settings = descent.settings;
+    let cut = descent.settings;
     if descent.fits {
-        return Ok(settings);
+        return Ok(cut);
     }
     Err(tritter_runtime::Error::DoesNotFit {
-        what: format!("training with micro-batches of {} times {} tokens", settings.batch, settings.context),
+        what: format!("training with micro-batches of {} times {context} tokens", cut.batch),
         device: device.label(),
         needed: descent.needed,
         available: device.budget().unwrap_or(0),
-        advice: "use a smaller --context or --preset, or --precision bf16".into(),
+        advice: "use a larger --memory-limit, a smaller --context or --preset, or --precision bf16".into(),
     }
     .into())
 }
 
-fn rungs() -> Vec<Rung<'static, Settings>> {
+fn rungs() -> Vec<Rung<'static, Cut>> {
     vec![
-        Box::new(|now: &Settings| {
+        Box::new(|now: &Cut| {
             // The smallest factor keeps micro-batches as large as can be.
             let factor = (2..=now.batch).find(|&factor| now.batch.is_multiple_of(factor))?;
             let (batch, accumulate) = (now.batch / factor, now.accumulate.checked_mul(factor)?);
-            let said = format!("micro-batches of {batch}, {accumulate} of them for a step");
-            Some((Settings { batch, accumulate, ..now.clone() }, said))
+            Some((
+                Cut { batch, accumulate, ..*now },
+                format!("micro-batches of {batch}, {accumulate} of them for a step"),
+            ))
         }),
-        Box::new(|now: &Settings| {
-            let again = Settings { recompute: true, ..now.clone() };
+        Box::new(|now: &Cut| {
+            let again = Cut { recompute: true, ..*now };
             (!now.recompute).then(|| (again, "layers are computed again in the backward pass".into()))
         }),
     ]
@@ -156,7 +184,6 @@ mod tests {
     use super::*;
     use tritter_model::config::Family;
     use tritter_model::presets::preset;
-    use tritter_trainer::schedule::{Rates, Schedule};
 
     fn training(method: Method) -> Training {
         Training { method, rank: 16, batch: 1, context: 64, recompute: true, precision: Precision::F32 }
@@ -194,32 +221,17 @@ mod tests {
     #[test]
     fn short_memory_takes_smaller_micro_batches_of_the_same_step_and_then_computes_again() {
         let config = preset("test").unwrap().config(Family::Bitnet, Some(512), None);
-        let rates = Rates { schedule: Schedule::Constant, peak: 1e-3, weight_decay: 0.1, warmup: 0, steps: 1 };
-        let asked = Settings {
-            steps: 1,
-            batch: 6,
-            accumulate: 2,
-            context: 64,
-            rates,
-            clip: 1.0,
-            z_loss: 0.0,
-            seed: 1,
-            checkpoint_every: 0,
-            evaluate_every: 0,
-            recompute: false,
-            adam: (0.9, 0.95, 1e-8),
-            precision: Precision::F32,
-        };
+        let asked = Cut { batch: 6, accumulate: 2, recompute: false };
         let device = tritter_runtime::cpu::open();
         let needs = |batch, recompute| {
             let training = Training { batch, recompute, ..training(Method::Qat) };
             parts::total(&training.parts(&config, Some(&device)).unwrap()) + overhead(device.caps())
         };
-        let fitted = |budget| fit_on(&config, &device.clone().with_budget(budget), asked.clone());
+        let fitted = |budget| fit_on(&config, &device.clone().with_budget(budget), asked, (64, Precision::F32));
         assert_eq!(fitted(needs(6, false)).unwrap(), asked);
-        let half = Settings { batch: 3, accumulate: 4, ..asked.clone() };
+        let half = Cut { batch: 3, accumulate: 4, recompute: false };
         assert_eq!(fitted(needs(3, false)).unwrap(), half);
-        let least = Settings { batch: 1, accumulate: 12, recompute: true, ..asked.clone() };
+        let least = Cut { batch: 1, accumulate: 12, recompute: true };
         assert_eq!(fitted(needs(1, true)).unwrap(), least);
         let refused = fitted(needs(1, true) - 1).unwrap_err().to_string();
         assert!(refused.contains("micro-batches of 1 times 64") && refused.contains("--context"), "{refused}");
