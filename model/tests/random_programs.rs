@@ -8,8 +8,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use tempfile::tempdir;
 use tritter_model::Error;
 use tritter_model::cache::{CacheFormat, CacheKind};
+use tritter_model::cache_file::{Prompt, load, save};
 use tritter_model::config::{Config, Family};
 use tritter_model::presets::preset;
 use tritter_model::programs::{CHUNKS, Layout};
@@ -209,12 +211,16 @@ impl World<'_> {
                 self.reached(s, 0, 0);
             }
             8 if now > 0 => {
-                let image = self.session.image(s).unwrap();
+                let folder = tempdir().unwrap();
+                let file = folder.path().join("cache");
+                let prompt = Prompt { ids: self.texts[s].clone(), conversation: None };
+                save(&file, &self.session, s, &prompt, 1).unwrap();
                 self.session.release(s).unwrap();
                 let to = below(random, self.layout.sequences);
                 let old = (self.furthest[s], self.lost[s], std::mem::take(&mut self.texts[s]));
                 (self.furthest[s], self.lost[s]) = (0, false);
-                let restored = self.session.restore(to, &image);
+                let restored =
+                    load(&file, &mut self.session, to, 1).map(|found| assert_eq!(found, prompt, "{}", self.what));
                 (self.furthest[to], self.lost[to], self.texts[to]) =
                     if self.fine(&restored) { old } else { (0, false, Vec::new()) };
             }
