@@ -83,6 +83,11 @@ impl SessionPlan {
         self.layout
     }
 
+    /// Pages of the cache's pool.
+    pub fn pages(&self) -> usize {
+        self.cache.shape.pages
+    }
+
     /// Bytes of the cache.
     pub fn cache(&self) -> u64 {
         self.cache.bytes()

@@ -41,6 +41,9 @@ fn perplexity_of_every_cache_type_is_given_against_f16() {
         assert!((ratio - 1.0).abs() < if kv == "int2" { 0.3 } else { 0.05 }, "{kv}: {ratio}");
     }
     fails(&["perplexity", run, "--text", name(&data), "--kv", "int3"], &made().run, &["int3", "int4"]);
+    let short =
+        on_cpu(&["perplexity", run, "--text", name(&data), "--kv", "int4", "--context", "64", "--tokens", "128"]);
+    assert!(String::from_utf8_lossy(&short.stderr).contains("windows of 64 say nothing of codes"), "{short:?}");
 }
 
 #[test]
@@ -65,6 +68,8 @@ fn a_text_that_finds_no_page_ends_and_says_so() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(said.matches("because the cache has no page left").count(), 1, "{said}");
     fails(&[&both[..], &["--pages", "0"]].concat(), &made().run, &["pool of 0 pages"]);
+    let plan = succeeds(&["plan", run, "--context", "4k", "--pages", "3"]);
+    assert!(String::from_utf8_lossy(&plan).contains("cache of 3 pages of 64 tokens in f32"), "{plan:?}");
 }
 
 #[test]
@@ -193,6 +198,7 @@ fn generation_stops_and_says_what_it_took() {
     let here = tempdir().unwrap();
     fails(&["generate", run, "a", "--speculate", "3", "--temperature", "1"], here.path(), &["--temperature 0"]);
     fails(&["generate", run, "a", "--speculate", "3", "--batch", "2"], here.path(), &["--batch"]);
+    fails(&["generate", run, "a", "--speculate", "64"], here.path(), &["--speculate 64", "at most 63"]);
 }
 
 /// A run with a chat template.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tritter_model::chat_template::Message;
 use tritter_model::generator::{Finish, Generated, Generator, Job, Took};
 use tritter_model::host_sampling::Sampling;
-use tritter_model::programs::Layout;
+use tritter_model::programs::{Layout, MOST_ROWS};
 use tritter_model::tokenizer::Tokenizer;
 use tritter_runtime::Device;
 
@@ -222,6 +222,9 @@ fn layout(args: &Generate, jobs: &[Job]) -> Result<Layout> {
     }
     let batch = match (args.batch, args.speculate) {
         (Some(0), _) => bail!("--batch must be at least 1"),
+        (_, MOST_ROWS..) => {
+            bail!("--speculate {}: at most {} tokens are proposed at a time", args.speculate, MOST_ROWS - 1)
+        }
         (Some(2..), 1..) => bail!("--speculate decodes one text at a time; leave out --batch"),
         (_, 1..) => 1,
         (batch, 0) => batch.unwrap_or(BATCH),

@@ -40,6 +40,14 @@ pub(crate) fn run(global: &Global, args: &Perplexity) -> Result<ExitCode> {
     if context < 2 {
         bail!("--context {context}: perplexity needs two tokens at least");
     }
+    let whole = CacheFormat::F32.residual + CacheFormat::F32.page;
+    if context < whole && kinds.iter().any(|&kind| CacheFormat::from(kind).bits().is_some()) {
+        eprintln!(
+            "note: beside integers the newest {} to {whole} tokens are whole, so windows of {context} say nothing of \
+             codes; use a longer --context",
+            CacheFormat::F32.residual
+        );
+    }
     let device = device::open(global)?;
     let model = opened.load(&device, context)?;
     let measure = |kind: CacheKind| cached_perplexity(&device, &model, &ids, context, CacheFormat::from(kind));

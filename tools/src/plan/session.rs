@@ -83,6 +83,9 @@ impl Planned {
         let mut parts = parts::weights(&self.model);
         let each = if layout.sequences > 1 { format!("{} times ", layout.sequences) } else { String::new() };
         let tokens = match layout.window {
+            _ if layout.pages == Some(plan.pages()) => {
+                format!("{} pages of {} tokens", plan.pages(), layout.cache.page)
+            }
             Some(window) => format!("{each}a window of {window} tokens"),
             None => format!("{each}{} tokens", layout.capacity),
         };
