@@ -171,6 +171,8 @@ fn prefill(session: &mut Session, ids: &[u32]) -> Result<f64> {
 /// Puts the session behind `fill` tokens of random content.
 fn begin_at(session: &mut Session, fill: usize) -> Result<()> {
     if session.position() < fill || session.rewind(0, fill)? != fill {
+        // What is there counts as well until it is gone.
+        session.reset();
         session.fill(0, fill, 1)?;
     }
     Ok(())
