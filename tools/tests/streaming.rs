@@ -55,7 +55,7 @@ fn a_model_above_the_limit_streams_and_says_the_same() {
         if !plan["given_up"].as_array().unwrap().is_empty() {
             break (plan, text);
         }
-        limit -= 100_000;
+        limit -= 250_000;
     };
     assert_eq!(plan["fits"], true, "{plan}");
     let output = tritter(&[&long[..], &["--memory-limit", &limit]].concat(), &cache);

@@ -58,7 +58,7 @@ impl Staging {
 /// A read under way.
 pub(super) struct Read {
     context: Arc<Context>,
-    staging: Counted,
+    staging: Box<Counted>,
     bytes: u64,
     mapped: Receiver<std::result::Result<(), BufferAsyncError>>,
     index: wgpu::SubmissionIndex,
@@ -78,7 +78,7 @@ pub(super) fn start_after(
     offset: u64,
     bytes: u64,
 ) -> Result<Read> {
-    let staging = context.staging.take(context, bytes)?;
+    let staging = Box::new(context.staging.take(context, bytes)?);
     let ((mapped, index), error) = context.scoped(|| {
         encoder.copy_buffer_to_buffer(from, offset, &staging, 0, bytes);
         let (done, mapped) = channel();
@@ -111,7 +111,7 @@ impl Read {
         let bytes = view.to_vec();
         drop(view);
         self.staging.unmap();
-        self.context.staging.give(self.staging);
+        self.context.staging.give(*self.staging);
         Ok(bytes)
     }
 }
