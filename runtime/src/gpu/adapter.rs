@@ -65,12 +65,13 @@ pub(super) fn caps(index: usize, adapter: &Adapter) -> Caps {
 ///
 /// Kernels that use them have workgroups of 128 and more, which must be whole subgroups, and up to 32 KiB of
 /// workgroup memory. With subgroups of 4, Mesa's llvmpipe lists shapes although the feature itself is off; wgpu looks
-/// at the list alone and would panic when such a device is opened.
+/// at the list alone and would panic when such a device is opened. With subgroups of 16 it crashes in these kernels.
 fn matrices(adapter: &Adapter) -> Vec<u32> {
     let (info, features) = (adapter.get_info(), adapter.features());
     let wanted = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
     if !features.contains(wanted)
         || info.subgroup_min_size < 8
+        || (info.device_type == DeviceType::Cpu && info.subgroup_max_size != 8)
         || info.subgroup_max_size > 128
         || adapter.limits().max_compute_workgroup_storage_size < 32 << 10
     {
