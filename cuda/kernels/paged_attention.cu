@@ -4,9 +4,11 @@
 // s_k = scale q k (with qs in place of q for sinks), lse = ln sum_k exp(s_k), o = sum_k exp(s_k - lse) v_k over the
 // keys that the mask leaves, for each part of them. Weights are kept as powers of two: log2(e) is part of the scale.
 //
-// decode: rows that are independent of each other, attention_decode.cuh. tiled: f32 arithmetic, paged_tiled.cuh.
+// decode: rows that are independent of each other, attention_decode.cuh. mma: prompts over f16 on tensor cores,
+// prompt_mma.cuh. tiled: f32 arithmetic, paged_tiled.cuh.
 #include "attention_decode.cuh"
 #include "paged_tiled.cuh"
+#include "prompt_sources.cuh"
 
 struct PagedAttention {
     u32 m, h, d, g;
@@ -24,6 +26,21 @@ __device__ __forceinline__ void paged_attention_tiled(
         spans.which |= IN_CODES | IN_RING;
         block.pass(spans, row_source<C, D, BK, Block::THREADS>(cache, row, p.d, wide_rows(cache, p.d)), p.scale * LOG2E);
     });
+}
+
+template <u32 D>
+__device__ __forceinline__ void paged_attention_mma(
+    const PagedAttention& p, const float* q, const float* qs, const f16* __restrict__ cache, const u32* __restrict__ rows,
+    const u32* __restrict__ table, float* __restrict__ o, float* __restrict__ lse) {
+    auto pass = [&](PromptBlock<D, false>& block, PagedSpans<PROMPT_ROWS>& spans, const Pages& pages, u32 kv,
+                    unsigned char*) {
+        auto row = [&](u32 side, u32 key) { return cache + (pages.token(key) * 2 * p.g + side * p.g + kv) * D; };
+        spans.which |= IN_CODES | IN_RING;
+        block.queries.split();
+        auto source = half_source<D>(spans, cache, row);
+        block.pass(spans, source);
+    };
+    prompt_mma<D, false>(p, q, qs, rows, table, o, lse, D, pass);
 }
 
 template <typename C, u32 ROWS>
@@ -77,6 +94,18 @@ extern "C" __global__ void __launch_bounds__(128, 1) paged_attention_tiled256_f3
 extern "C" __global__ void __launch_bounds__(128, 1) paged_attention_tiled256_f16(
     PagedAttention p, const float* q, const float* qs, const f16* cache, const u32* rows, const u32* table, float* o, float* lse) {
     paged_attention_tiled<f16, 256, 32, 16>(p, q, qs, cache, rows, table, o, lse);
+}
+
+// Entries: head size. Two blocks may use all registers of a processor.
+
+extern "C" __global__ void __launch_bounds__(128, 2) paged_attention_mma64_f16(
+    PagedAttention p, const float* q, const float* qs, const f16* cache, const u32* rows, const u32* table, float* o, float* lse) {
+    paged_attention_mma<64>(p, q, qs, cache, rows, table, o, lse);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 2) paged_attention_mma128_f16(
+    PagedAttention p, const float* q, const float* qs, const f16* cache, const u32* rows, const u32* table, float* o, float* lse) {
+    paged_attention_mma<128>(p, q, qs, cache, rows, table, o, lse);
 }
 
 // Entries: heads of a block.

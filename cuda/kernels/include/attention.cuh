@@ -189,6 +189,17 @@ __device__ __forceinline__ u32 count_leading(u32 n, Test test) {
     return low;
 }
 
+// Over the four lanes that share a row of sums.
+template <typename Op>
+__device__ __forceinline__ float reduce_quad(float x) {
+#pragma unroll
+    for (u32 stride = 2; stride > 0; stride /= 2) {
+        float other = __shfl_xor_sync(FULL_MASK, x, stride);
+        x = Op::of(x, other);
+    }
+    return x;
+}
+
 // ---- elements --------------------------------------------------------------------------
 
 // The two 16-bit elements of a word.

@@ -1,4 +1,4 @@
-// Tiles of attention for tensor cores: rows of D bf16 in shared memory, in chunks of 16 bytes, and
+// Tiles of attention for tensor cores: rows of D 16-bit floats in shared memory, in chunks of 16 bytes, and
 // their fragments for mma16. A head size below D is padded with zeros.
 //
 // Chunk c of row r lies at position c ^ (r % 8) of its row, so that the eight rows of a matrix that
@@ -21,14 +21,14 @@ struct Chunks {
     }
 
     // Starts copying N rows of d elements; row(r) is the address of row r, or null for zeros.
-    template <u32 N, u32 THREADS, u32 UNROLL, typename Row>
-    __device__ __forceinline__ void load(const bf16* base, u32 d, Row row) const {
+    template <u32 N, u32 THREADS, u32 UNROLL, typename T, typename Row>
+    __device__ __forceinline__ void load(const T* base, u32 d, Row row) const {
         u32 chunk = threadIdx.x % (D / 8);
         bool inside = chunk * 8 < d;
 #pragma unroll UNROLL
         for (u32 i = 0; i < N; i += THREADS / (D / 8)) {
             u32 r = i + threadIdx.x / (D / 8);
-            const bf16* from = row(r);
+            const T* from = row(r);
             bool take = from != nullptr && inside;
             copy_async16(at(r, chunk), take ? from + chunk * 8 : base, take);
         }
@@ -182,15 +182,4 @@ __device__ __forceinline__ void mask_columns(float (&s)[N][4], u32 key, Span low
         bool sees = i % 4 < 2 ? low.sees(at) : high.sees(at);
         s[i / 4][i % 4] = sees ? s[i / 4][i % 4] : NEGATIVE_INFINITY;
     }
-}
-
-// Over the four lanes that share a row of sums.
-template <typename Op>
-__device__ __forceinline__ float reduce_quad(float x) {
-#pragma unroll
-    for (u32 stride = 2; stride > 0; stride /= 2) {
-        float other = __shfl_xor_sync(FULL_MASK, x, stride);
-        x = Op::of(x, other);
-    }
-    return x;
 }

@@ -3,16 +3,19 @@
 // several turns ahead.
 //
 // Codes are small whole numbers, which f16 holds exactly: masked out of their word they are, as they stand, f16
-// below 2^-14 with the value code * 2^-24 (subnormal numbers, which tensor cores take as they are), so unpacking is an
-// `and` for two codes. The other factor is f32 cut into two f16 (22 bits), which fill the 16 rows that mma16 has for
-// 8 heads: row g takes the upper parts of head g, row g + 8 the lower ones, and both sums are added at the end. To keep
-// clear of f16's bounds it is brought up by a power of two.
+// below 2^-14 with the value code * 2^-24 (subnormal numbers, which tensor cores take as they are: Fasi et al.,
+// Numerical behavior of NVIDIA tensor cores, 2021), so unpacking is an `and` for two codes. To make them normal numbers
+// (`code_pair` of prompt_codes.cuh) would take one more instruction for every two codes, where this is one or two. The
+// other factor is f32 cut into two f16 (22 bits), which fill the 16 rows that mma16 has for 8 heads: row g takes the
+// upper parts of head g, row g + 8 the lower ones, and both sums are added at the end. To keep clear of f16's bounds
+// it is brought up by a power of two.
 //
 // Scores: sum_c q_c (code_c scale_c + zero_c) = sum_c (q_c scale_c) code_c + sum_c q_c zero_c, both factors once a
 // page. Values: sum_t w_t (code_tc scale_t + zero_t) = sum_t (w_t scale_t) code_tc + sum_t w_t zero_t for the groups of
 // channels that share scales.
 #pragma once
 #include "attention_decode.cuh"
+#include "halves.cuh"
 #include "kv_block.cuh"
 #include "paged.cuh"
 
@@ -30,36 +33,6 @@ struct QuantizedAttention {
 // are 4 words a lane and 16 elements.
 #define CODE_STAGES 2u
 #define CODE_FOLDED 8u
-
-// 2^n of an exponent as it stands in a float, 1 .. 254.
-__device__ __forceinline__ float power(u32 biased) {
-    return bits_f32(biased << 23);
-}
-
-// The biased exponent of |x| within bounds that leave room for scaling.
-__device__ __forceinline__ u32 exponent(float x) {
-    u32 biased = f32_bits(x) >> 23 & 255u;
-    return biased < 30 ? 30 : biased > 230 ? 230 : biased;
-}
-
-// Two f32 as pairs of f16, of the upper parts and of what they leave.
-__device__ __forceinline__ void split_f16(float x, float y, u32& upper, u32& lower) {
-    upper = pack_f16(x, y);
-    float a, b;
-    unpack(upper, f16{}, a, b);
-    lower = pack_f16(x - a, y - b);
-}
-
-// Over the four lanes that share a row of sums.
-template <typename Op>
-__device__ __forceinline__ float reduce_four(float x) {
-#pragma unroll
-    for (u32 stride = 2; stride > 0; stride /= 2) {
-        float other = __shfl_xor_sync(FULL_MASK, x, stride);
-        x = Op::of(x, other);
-    }
-    return x;
-}
 
 // Shared memory of a turn of a warp, in words: codes of the keys, those of the values (rows are 4 words longer, so that
 // rows that are read together lie in different banks), key parameters, value parameters.
@@ -187,13 +160,13 @@ struct CodeWarp {
         bool again = true;
 #pragma unroll 1
         while (again) {
-            float high = reduce_four<Max>(fold_with(block, stage + Stage::KEY_PARAMETERS, query));
+            float high = reduce_quad<Max>(fold_with(block, stage + Stage::KEY_PARAMETERS, query));
             float largest = high * up;
             bool amiss = largest > 32768.0f || (largest < 256.0f && high > power(30));
             up = amiss ? power(266 - exponent(high)) : up;  // To 2^12.
             again = __any_sync(FULL_MASK, amiss);
         }
-        offset = reduce_four<Sum>(offset);
+        offset = reduce_quad<Sum>(offset);
     }
 
     // The largest of this lane's queries times scales.
@@ -252,7 +225,7 @@ struct CodeWarp {
                 high = fmaxf(high, s[n][i]);
             }
         }
-        high = reduce_four<Max>(high);
+        high = reduce_quad<Max>(high);
         float widest = 0.0f;  // Of this lane's token.
 #pragma unroll 1
         for (u32 group = 0; group < block.groups; group++) {
@@ -432,12 +405,12 @@ struct CodeWarp {
 
     // Writes the row's weighted values, largest score and sum of weights as DecodeBlock::finish reads them.
     __device__ __forceinline__ void keep(const KvBlock& block, float* row) {
-        sum = reduce_four<Sum>(sum);
+        sum = reduce_quad<Sum>(sum);
         float lower_unit = power(lift + 10);  // 2^24 / up
         float zero = 0.0f;
 #pragma unroll
         for (u32 j = 0; j < D / 32; j++) {
-            float own = reduce_four<Sum>(zeros[j]);
+            float own = reduce_quad<Sum>(zeros[j]);
             zero = (j * 32 & (block.page - 1)) == 0 ? own : zero;
 #pragma unroll
             for (u32 i = 0; i < 8; i++) {

@@ -127,6 +127,19 @@ __device__ __forceinline__ u32 pack_f16(float low, float high) {
 #endif
 }
 
+// a b + c for the pairs of f16 in a word, each rounded once.
+__device__ __forceinline__ u32 fma_f16(u32 a, u32 b, u32 c) {
+#ifdef __CUDA_ARCH__
+    u32 y;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+#else
+    // Products of f16 are exact in f32. Their sums are as well wherever kernels ask for them.
+    auto half = [](u32 bits) { return emu_f16_to_f32((u16)bits); };
+    return pack_f16(half(a) * half(b) + half(c), half(a >> 16) * half(b >> 16) + half(c >> 16));
+#endif
+}
+
 // ---- approximate functions -----------------------------------------------------------
 
 // 2^x with an error of 2 units in the last place; results below 2^-126 become 0. This is what

@@ -88,7 +88,7 @@ impl PagedAttention {
     /// A case of a situation; rows of the cache that nobody sees are NaN, but not in the gigabytes of a bench.
     fn case(s: &Situation, dtype: DType, size: Size) -> Case {
         let op = PagedAttention::of(s);
-        let case = Case::new(format!("{} {dtype}", s.label), op).dtype("cache", dtype);
+        let case = s.filled(Case::new(format!("{} {dtype}", s.label), op)).dtype("cache", dtype);
         let (table, width) = (s.table(), 2 * s.shape.g * s.shape.d);
         let rows = s.spans.iter().flat_map(|span| [span[0], span[1], span[2], 0].map(f64::from)).collect();
         let case = case.fill("rows", Fill::Values(rows));

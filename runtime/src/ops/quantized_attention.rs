@@ -180,7 +180,7 @@ impl QuantizedAttention {
             }
         }
         let codes = codes.into_iter().map(f64::from).collect();
-        let case = Case::new(label, op).fill("codes", Fill::Values(codes)).fill("ring", Fill::Values(ring));
+        let case = s.filled(Case::new(label, op)).fill("codes", Fill::Values(codes)).fill("ring", Fill::Values(ring));
         case.fill("table", Fill::Values(table)).fill("rows", Fill::Values(rows))
     }
 }

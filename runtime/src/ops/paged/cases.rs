@@ -1,7 +1,7 @@
 //! Test cases of the rows over caches: pages in any order, what nobody sees poisoned.
 
 use super::Shape;
-use crate::op::Size;
+use crate::op::{Case, Fill, Size};
 use crate::ops::attention::{Mask, mask::NO_WINDOW};
 
 /// One arrangement of queries, pages and keys.
@@ -14,9 +14,23 @@ pub(crate) struct Situation {
     pub(crate) sequences: usize,
     /// Sequence, first and last key of each query row.
     pub(crate) spans: Vec<[u32; 3]>,
+    /// Standard deviation of the queries.
+    pub(crate) reach: f64,
 }
 
 impl Situation {
+    /// The same with queries of this size and scores as before.
+    fn queries(mut self, reach: f32) -> Situation {
+        self.shape.scale /= reach;
+        self.reach = f64::from(reach);
+        self
+    }
+
+    /// A case with queries of that size.
+    pub(crate) fn filled(&self, case: Case) -> Case {
+        case.fill("q", Fill::Normal(self.reach)).fill("qs", Fill::Normal(self.reach))
+    }
+
     /// Pages of the pool: a few more than are listed.
     pub(crate) fn pool(&self) -> usize {
         self.sequences * self.shape.e + 3
@@ -68,13 +82,14 @@ fn shape(Heads { h, g, d }: Heads, page: usize, e: usize, mask: Mask) -> Shape {
 }
 
 fn decode(label: &'static str, shape: Shape, parts: usize, sequences: usize, spans: &[[u32; 3]]) -> Situation {
-    Situation { label, shape: Shape { m: spans.len(), parts, ..shape }, sequences, spans: spans.to_vec() }
+    let shape = Shape { m: spans.len(), parts, ..shape };
+    Situation { label, shape, sequences, spans: spans.to_vec(), reach: 1.0 }
 }
 
 /// A chunk of `m` tokens of sequence 1 of 2 that begins at position `first`.
 fn prompt(label: &'static str, shape: Shape, m: usize, first: u32) -> Situation {
     let spans = (0..m as u32).map(|i| [1, 0, first + i]).collect();
-    Situation { label, shape: Shape { m, prompt: true, ..shape }, sequences: 2, spans }
+    Situation { label, shape: Shape { m, prompt: true, ..shape }, sequences: 2, spans, reach: 1.0 }
 }
 
 /// Arrangements of a size.
@@ -108,6 +123,11 @@ pub(crate) fn situations(size: Size) -> Vec<Situation> {
             prompt("a prompt, window", shape(heads(2, 1, 18), 32, 12, far(33, 0)), 130, 200),
             prompt("a prompt, window and sinks", shape(heads(6, 2, 128), 32, 12, far(64, 4)), 70, 150),
             prompt("a prompt, heads of 256", shape(heads(2, 2, 256), 128, 2, whole), 18, 100),
+            prompt("a prompt to the end of an odd page", shape(heads(4, 2, 64), 32, 9, far(40, 0)), 45, 243),
+            prompt("a prompt, pages of 128, window and sinks", shape(heads(2, 1, 128), 128, 3, far(100, 6)), 90, 250),
+            prompt("a prompt, pages of 64", shape(heads(2, 2, 128), 64, 5, whole), 66, 240),
+            prompt("a prompt of large queries", shape(heads(2, 1, 64), 64, 3, whole), 40, 90).queries(1e5),
+            prompt("a prompt of small queries", shape(heads(2, 1, 128), 32, 5, whole), 34, 70).queries(1e-6),
         ],
         Size::Bench => {
             let of = |page, e, mask| shape(heads(32, 8, 128), page, e, mask);

@@ -32,6 +32,17 @@ pub(crate) const PAGED: &[Cuda<PagedAttention>] = &[
         launch: decode,
     },
     Cuda {
+        name: "mma",
+        entries: &["paged_attention_mma64_f16", "paged_attention_mma128_f16"],
+        hot: true,
+        align: 16,
+        when: |op, operands| op.prompt != 0 && half(operands) && PROMPT_HEADS.contains(&op.d),
+        launch: |op, _, _| {
+            let entry = if op.d == 64 { "paged_attention_mma64_f16" } else { "paged_attention_mma128_f16" };
+            prompt(&op.shape(), entry, 0)
+        },
+    },
+    Cuda {
         name: "tiled",
         entries: &[
             "paged_attention_tiled64_f32",
@@ -71,6 +82,21 @@ pub(crate) const QUANTIZED: &[Cuda<QuantizedAttention>] = &[
         align: 16,
         when: |op, _| op.prompt == 0 && [64, 128].contains(&op.d) && decode_codes_shared(op) <= 99 << 10,
         launch: decode_codes,
+    },
+    Cuda {
+        name: "mma",
+        entries: &[
+            "quantized_attention_mma2_64",
+            "quantized_attention_mma2_128",
+            "quantized_attention_mma4_64",
+            "quantized_attention_mma4_128",
+            "quantized_attention_mma8_64",
+            "quantized_attention_mma8_128",
+        ],
+        hot: true,
+        align: 16,
+        when: |op, _| op.prompt != 0 && PROMPT_HEADS.contains(&op.d),
+        launch: prompt_codes,
     },
     Cuda {
         name: "tiled",
@@ -134,6 +160,33 @@ fn decode_codes_shared(op: &QuantizedAttention) -> usize {
 /// and a sum.
 fn kept(shape: &Shape, heads: usize) -> usize {
     4 * heads * (shape.d.div_ceil(8).next_power_of_two() * 8 + 2)
+}
+
+/// Head sizes of the tensor-core kernels for prompts.
+const PROMPT_HEADS: [u32; 2] = [64, 128];
+
+/// Query rows of a block, and rows of its tiles of keys and of values, as in `prompt_mma.cuh`.
+const PROMPT_TILE: usize = 64;
+
+fn prompt_codes(op: &QuantizedAttention, _: &[Spec], _: &Caps) -> CudaLaunch {
+    let entry = match (op.bits, op.d) {
+        (2, 64) => "quantized_attention_mma2_64",
+        (2, _) => "quantized_attention_mma2_128",
+        (4, 64) => "quantized_attention_mma4_64",
+        (4, _) => "quantized_attention_mma4_128",
+        (_, 64) => "quantized_attention_mma8_64",
+        _ => "quantized_attention_mma8_128",
+    };
+    // A scale and a zero in f32 for each channel of up to two pages, and for each group of a token's channels; those
+    // of one side and its codes on their way.
+    let (d, bits) = (op.d as usize, op.bits as usize);
+    prompt(&op.shape(), entry, (2 + 1) * 2 * 8 * d + PROMPT_TILE * d * bits / 8)
+}
+
+/// A prompt's tiles on tensor cores: queries in f32, keys and values in f16, and `more` bytes of shared memory.
+fn prompt(shape: &Shape, entry: &'static str, more: usize) -> CudaLaunch {
+    let blocks = (shape.m * shape.shared()).div_ceil(PROMPT_TILE) * shape.g;
+    CudaKernel::new(entry, blocks, 128).shared(PROMPT_TILE * shape.d * (4 + 2 + 2) + more).into()
 }
 
 /// Decode blocks: parts, key-value heads times groups of `heads` sharing heads, rows.
