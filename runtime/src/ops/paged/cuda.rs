@@ -87,7 +87,6 @@ pub(crate) const QUANTIZED: &[Cuda<QuantizedAttention>] = &[
         name: "mma",
         entries: &[
             "quantized_attention_mma2_64",
-            "quantized_attention_mma2_128",
             "quantized_attention_mma4_64",
             "quantized_attention_mma4_128",
             "quantized_attention_mma8_64",
@@ -95,7 +94,16 @@ pub(crate) const QUANTIZED: &[Cuda<QuantizedAttention>] = &[
         ],
         hot: true,
         align: 16,
-        when: |op, _| op.prompt != 0 && PROMPT_HEADS.contains(&op.d),
+        when: |op, _| op.prompt != 0 && PROMPT_HEADS.contains(&op.d) && !two_bits_of_128(op),
+        launch: prompt_codes,
+    },
+    Cuda {
+        name: "mma2",
+        entries: &["quantized_attention_mma2_128"],
+        // One word of a block is kept in local memory on sm_120, outside all loops.
+        hot: false,
+        align: 16,
+        when: |op, _| op.prompt != 0 && two_bits_of_128(op),
         launch: prompt_codes,
     },
     Cuda {
@@ -160,6 +168,11 @@ fn decode_codes_shared(op: &QuantizedAttention) -> usize {
 /// and a sum.
 fn kept(shape: &Shape, heads: usize) -> usize {
     4 * heads * (shape.d.div_ceil(8).next_power_of_two() * 8 + 2)
+}
+
+/// The one kernel for prompts that ptxas gives a word of local memory.
+fn two_bits_of_128(op: &QuantizedAttention) -> bool {
+    (op.bits, op.d) == (2, 128)
 }
 
 /// Head sizes of the tensor-core kernels for prompts.
