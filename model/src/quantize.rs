@@ -99,11 +99,7 @@ pub fn write_quantized(
         }
     }
     write_items(out, &items, source, None)?;
-    let mut json = config_json(&target, job.floats);
-    if let Some(description) = quantized.to_json() {
-        json[Quantized::KEY] = description;
-    }
-    write_json(&out.join("config.json"), &json)?;
+    write_json(&out.join("config.json"), &config_json(&target, job.floats, &quantized))?;
     Ok(moved)
 }
 

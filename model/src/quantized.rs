@@ -14,8 +14,10 @@
 //!   `i8`, `i6` and `i4`;
 //! - `T_scales`, `F16`, `[n, ⌈k/group⌉]`: element `(i, j)` is code × `T_scales[i, j / group]`.
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::json_fields::Fields;
+use crate::source::{Source, Stored};
 use crate::tensor_names::{Kind, TensorSpec};
 use half::f16;
 use serde_json::{Map, Value, json};
@@ -86,6 +88,27 @@ impl Quantized {
             Kind::Linear { ternary: false } => self.projections,
             _ => None,
         }
+    }
+
+    /// What of a model's tensors a source has in groups: parts all of whose tensors have the same.
+    pub fn found(source: &dyn Source, config: &Config) -> Result<Self> {
+        let all = Some(Groups { dtype: DType::I8, group: 16 });
+        let parts = Quantized { projections: all, embedding: all, head: all };
+        let (mut found, mut seen) = (Quantized::default(), [false; 3]);
+        for spec in config.tensors().iter().filter(|spec| parts.of(spec).is_some()) {
+            let (part, seen) = match spec.kind {
+                Kind::Embedding => (&mut found.embedding, &mut seen[0]),
+                _ if spec.name == "lm_head.weight" => (&mut found.head, &mut seen[1]),
+                _ => (&mut found.projections, &mut seen[2]),
+            };
+            let groups = match source.stored(spec)? {
+                Stored::Groups(groups) => Some(groups),
+                _ => None,
+            };
+            *part = if *seen { part.filter(|part| Some(*part) == groups) } else { groups };
+            *seen = true;
+        }
+        Ok(found)
     }
 
     /// Reads the key of a parsed `config.json`; without it nothing is stored in groups.

@@ -8,8 +8,8 @@ use crate::config::{Config, LinearClass, Quantization};
 use crate::error::{BoxError, Error, Result};
 use crate::online::{Codes, finite};
 use crate::packed::{pack_rows, row_words};
-use crate::quantized::{Groups, scales_name};
-use crate::source::{Source, rows, width};
+use crate::quantized::{Groups, Quantized, scales_name};
+use crate::source::{Source, Stored, rows, width};
 use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensor_write::{PendingFile, TensorHeader, prepare_safetensors, write_atomic};
 use crate::tensors::{Dtype, INDEX_FILE, SINGLE_FILE};
@@ -152,27 +152,31 @@ impl Item {
 /// that is `online` gives another model where the source holds codes.
 pub fn write_folder(folder: &Path, config: &Config, source: &dyn Source, layout: Layout) -> Result<()> {
     config.validate_from(&folder.join("config.json"))?;
-    let mut items = Vec::new();
+    let (mut items, quantized) = (Vec::new(), Quantized::found(source, config)?);
     for spec in config.tensors() {
-        match (config.quantization, spec.kind) {
-            (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }) => {
+        match (config.quantization, spec.kind, quantized.of(&spec)) {
+            (Quantization::Offline { linear_class }, Kind::Linear { ternary: true }, _) => {
                 packed_items(spec, linear_class, source, layout.floats, &mut items)?;
             }
+            (.., Some(groups)) => items.extend(Item::groups(spec, groups)),
             _ => items.push(Item::floats(spec, layout.floats)),
         }
     }
     write_items(folder, &items, source, layout.shard)?;
-    write_json(&folder.join("config.json"), &config_json(config, layout.floats))
+    write_json(&folder.join("config.json"), &config_json(config, layout.floats, &quantized))
 }
 
-/// `config.json` that states the floats' type.
-pub(crate) fn config_json(config: &Config, floats: Floats) -> Value {
+/// `config.json` that states the floats' type and what is in groups of integers.
+pub(crate) fn config_json(config: &Config, floats: Floats, quantized: &Quantized) -> Value {
     let mut json = config.to_json();
     json["dtype"] = json!(match floats {
         Floats::F32 => "float32",
         Floats::Bf16 => "bfloat16",
         Floats::F16 => "float16",
     });
+    if let Some(description) = quantized.to_json() {
+        json[Quantized::KEY] = description;
+    }
     json
 }
 
@@ -269,7 +273,7 @@ fn prepare(path: &Path, items: &[Item], source: &dyn Source) -> Result<PendingFi
     })
 }
 
-/// Stored words and scales of rows.
+/// Stored words and scales of rows: the source's own where it has the same groups.
 pub(crate) fn quantised(
     source: &dyn Source,
     spec: &TensorSpec,
@@ -277,6 +281,10 @@ pub(crate) fn quantised(
     first: usize,
     count: usize,
 ) -> Result<(Vec<u32>, Vec<f16>)> {
+    if source.stored(spec)? == Stored::Groups(groups) {
+        let found = source.groups(spec, first..first + count)?;
+        return Ok((bytemuck::pod_collect_to_vec(&found.codes), found.scales));
+    }
     let k = width(spec);
     let mut values = vec![0.0; count * k];
     source.floats(spec, first, &mut values)?;
@@ -314,4 +322,47 @@ fn in_order(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Family;
+    use crate::presets::preset;
+    use crate::quantize::{Job, Projections, write_quantized};
+    use crate::seeded::Synthetic;
+    use crate::source::FromCheckpoint;
+    use crate::tensors::Checkpoint;
+
+    #[test]
+    fn groups_of_integers_stay_through_packing_and_unpacking() {
+        let mut config = preset("test").unwrap().config(Family::Bitnet, Some(48), Some(64));
+        (config.num_layers, config.quantization) = (1, Quantization::Online);
+        let groups = Groups { dtype: DType::I6, group: 32 };
+        let job = Job { projections: Projections::Keep, head: Some(groups), floats: Floats::F32 };
+        let masters = Synthetic::new(&config, 3, DType::F32);
+        let [first, packed, dense] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        write_quantized(first.path(), first.path(), &config, &masters, &job).unwrap();
+        let open = |folder: &Path| (Checkpoint::open(folder).unwrap(), Config::load(folder).unwrap().quantization);
+        let again = |from: &Path, to: &Path, config: &Config| {
+            let (checkpoint, quantization) = open(from);
+            let source = FromCheckpoint { checkpoint: &checkpoint, quantization };
+            write_folder(to, config, &source, Layout { floats: Floats::F32, shard: None }).unwrap();
+        };
+        again(first.path(), packed.path(), &packed_config(&config));
+        again(packed.path(), dense.path(), &Config { quantization: Quantization::None, ..config.clone() });
+        let (before, _) = open(first.path());
+        for folder in [&packed, &dense] {
+            let (after, _) = open(folder.path());
+            assert_eq!(after.quantized(), before.quantized());
+            for name in ["model.embed_tokens.weight", "model.embed_tokens.weight_scales"] {
+                let (a, b) = (before.get(name).unwrap(), after.get(name).unwrap());
+                assert_eq!((a.dtype, a.bytes), (b.dtype, b.bytes), "{name}");
+            }
+        }
+        let projection = "model.layers.0.mlp.up_proj.weight";
+        assert_eq!(open(packed.path()).0.get(projection).unwrap().dtype, Dtype::U8, "four codes to a byte");
+        assert_eq!(open(dense.path()).0.get(projection).unwrap().dtype, Dtype::F32);
+    }
 }
