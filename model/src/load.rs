@@ -218,7 +218,7 @@ impl Loader<'_> {
             if alike {
                 let found = self.source.groups(spec, part.clone())?;
                 self.write(scales, part.start, &padded(&found.scales, groups.scales(k)))?;
-                return self.write(tensor, part.start, found.codes);
+                return self.write(tensor, part.start, &found.codes);
             }
             let (words, found) = quantised(self.source, spec, groups, part.start, part.len())?;
             self.write(scales, part.start, &padded(&found, groups.scales(k)))?;

@@ -11,6 +11,7 @@ use crate::quantized::{Groups, check_scales, scales_name};
 use crate::tensor_names::{Kind, TensorSpec, scale_name};
 use crate::tensors::{Checkpoint, Dtype};
 use half::f16;
+use std::borrow::Cow;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use tritter_runtime::DType;
@@ -34,7 +35,7 @@ pub enum Stored {
 #[derive(Clone, Debug)]
 pub struct GroupRows<'a> {
     /// Stored words of the rows, see [`tritter_runtime::dtype`].
-    pub codes: &'a [u8],
+    pub codes: Cow<'a, [u8]>,
     /// Scales, finite, row by row.
     pub scales: Vec<f16>,
 }
@@ -186,7 +187,7 @@ impl<C: Deref<Target = Checkpoint> + Sync> Source for FromCheckpoint<C> {
         let bytes = scales.bytes.get(cut(scales.bytes.len())).ok_or_else(|| self.outside(spec))?;
         let scales: Vec<f16> = bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
         check_scales(self.checkpoint.path(), &scales_name(&spec.name), &scales)?;
-        Ok(GroupRows { codes, scales })
+        Ok(GroupRows { codes: codes.into(), scales })
     }
 
     fn in_place(&self, spec: &TensorSpec, rows: Range<usize>) -> Option<&[u8]> {

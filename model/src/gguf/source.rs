@@ -1,4 +1,7 @@
 //! An open file as a source of weights.
+//!
+//! Embedding and head stay what they are where they are floats of 16 or 32 bits or, all of them, `Q8_0`: that is int8
+//! in groups of 32 with an f16 scale each, as this program computes with. Everything else is widened to f32.
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
@@ -12,8 +15,10 @@ use super::types::TensorType;
 use crate::config::{Config, Quantization};
 use crate::error::{Error, Result};
 use crate::packed::row_words;
-use crate::source::{Source, Stored, width};
+use crate::quantized::{Groups, check_scales};
+use crate::source::{GroupRows, Source, Stored, width};
 use crate::tensor_names::{Kind, TensorSpec};
+use half::f16;
 use tritter_runtime::DType;
 
 /// Weights of a GGUF file, borrowed (`&Gguf`) or owned (`Arc<Gguf>`).
@@ -23,6 +28,8 @@ pub struct FromGguf<G> {
     head_dim: usize,
     /// Whether floats in place of a ternary matrix are damage rather than masters.
     only_ternary: bool,
+    /// Whether embedding and head are read as groups of int8.
+    grouped_tables: bool,
     /// Scales found so far: finding one may read a whole tensor.
     scales: Mutex<HashMap<String, Option<f32>>>,
 }
@@ -32,7 +39,17 @@ impl<G: Deref<Target = Gguf>> FromGguf<G> {
     pub fn new(gguf: G, config: &Config) -> Result<Self> {
         let interleaved = Architecture::of(gguf.metadata())?.interleaved();
         let only_ternary = matches!(config.quantization, Quantization::Offline { .. });
-        Ok(FromGguf { gguf, interleaved, head_dim: config.head_dim, only_ternary, scales: Mutex::default() })
+        let head_dim = config.head_dim;
+        let mut source =
+            FromGguf { gguf, interleaved, head_dim, only_ternary, grouped_tables: false, scales: Mutex::default() };
+        // A head of other groups or none would have to be quantised anew, which loses something.
+        let tables: Vec<TensorSpec> = config.tensors().into_iter().filter(is_table).collect();
+        let grouped = tables.iter().map(|spec| {
+            let matrix = source.matrix(spec)?;
+            Ok(matrix.dtype() == TensorType::Q8_0 && matrix.in_place(0..0).is_some())
+        });
+        source.grouped_tables = grouped.collect::<Result<Vec<bool>>>()?.into_iter().all(|grouped| grouped);
+        Ok(source)
     }
 
     /// The tensor of that name as rows.
@@ -72,6 +89,9 @@ impl<G: Deref<Target = Gguf> + Sync> Source for FromGguf<G> {
         if let Some(scale) = self.scale(spec)? {
             return Ok(Stored::Ternary { scale });
         }
+        if self.grouped_tables && is_table(spec) {
+            return Ok(Stored::Groups(Q8_0));
+        }
         Ok(Stored::Floats(match self.matrix(spec)?.dtype() {
             TensorType::F16 => DType::F16,
             TensorType::Bf16 => DType::Bf16,
@@ -105,6 +125,16 @@ impl<G: Deref<Target = Gguf> + Sync> Source for FromGguf<G> {
         Ok(())
     }
 
+    fn groups(&self, spec: &TensorSpec, rows: Range<usize>) -> Result<GroupRows<'_>> {
+        let matrix = self.matrix(spec)?;
+        let blocks = matrix.in_place(rows).filter(|_| self.grouped_tables && is_table(spec));
+        let blocks = blocks.ok_or_else(|| self.outside(spec))?.as_chunks::<34>().0;
+        let scales: Vec<f16> = blocks.iter().map(|block| f16::from_le_bytes([block[0], block[1]])).collect();
+        check_scales(self.gguf.path(), &spec.name, &scales)?;
+        let codes: Vec<u8> = blocks.iter().flat_map(|block| &block[2..]).copied().collect();
+        Ok(GroupRows { codes: codes.into(), scales })
+    }
+
     fn in_place(&self, spec: &TensorSpec, rows: Range<usize>) -> Option<&[u8]> {
         let matrix = self.matrix(spec).ok()?;
         let plain = matches!(matrix.dtype(), TensorType::F32 | TensorType::F16 | TensorType::Bf16);
@@ -121,6 +151,14 @@ impl<G: Deref<Target = Gguf> + Sync> Source for FromGguf<G> {
     }
 }
 
+/// What a block of `Q8_0` is: 32 codes after their scale. Rows are whole blocks, so their stored words have no padding.
+const Q8_0: Groups = Groups { dtype: DType::I8, group: 32 };
+
+/// Embedding and head.
+fn is_table(spec: &TensorSpec) -> bool {
+    spec.kind == Kind::Embedding || spec.name == "lm_head.weight"
+}
+
 /// Codes of a row in words of 16, the first in the lowest bits, filled up with the code 1.
 pub(crate) fn pack(codes: &[u8], words: &mut [u32]) {
     for (word, codes) in words.iter_mut().zip(codes.chunks(16)) {
@@ -135,6 +173,71 @@ pub(crate) fn unpack(words: &[u32], codes: &mut [u8]) {
     for (word, codes) in words.iter().zip(codes.chunks_mut(16)) {
         for (i, code) in codes.iter_mut().enumerate() {
             *code = (word >> (2 * i) & 3) as u8;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Family;
+    use crate::gguf::config::read_config;
+    use crate::gguf::export::{Types, export};
+    use crate::presets::preset;
+    use crate::seeded::Synthetic;
+    use crate::weights::{DenseFormat, Form, Formats, Model};
+    use tritter_runtime::cpu;
+
+    /// A llama with a head of its own, in a file whose tables are of that type.
+    fn file(tables: TensorType) -> Gguf {
+        let mut config = preset("test").unwrap().config(Family::Llama, Some(48), Some(64));
+        (config.num_layers, config.quantization, config.tie_embeddings) = (1, Quantization::None, false);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let types = Types::new(TensorType::F32, tables);
+        export(&path, &config, &Synthetic::new(&config, 4, DType::F32), types, Vec::new()).unwrap();
+        Gguf::from_bytes(std::fs::read(&path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn tables_of_q8_0_stay_codes_and_scales() {
+        let gguf = file(TensorType::Q8_0);
+        let config = read_config(&gguf).unwrap();
+        let source = FromGguf::new(&gguf, &config).unwrap();
+        for spec in config.tensors().into_iter().filter(is_table) {
+            assert_eq!(source.stored(&spec).unwrap(), Stored::Groups(Q8_0));
+            let k = width(&spec);
+            let found = source.groups(&spec, 3..7).unwrap();
+            let (mut expected, mut row) = (vec![0.0; 4 * k], vec![0.0; k]);
+            source.floats(&spec, 3, &mut expected).unwrap();
+            for (i, expected) in expected.chunks(k).enumerate() {
+                Q8_0.dequantise(&found.codes[i * k..], &found.scales[i * k / 32..], &mut row);
+                assert_eq!(row, expected, "{} {i}", spec.name);
+            }
+            assert!(source.groups(&spec, 47..49).is_err());
+        }
+        let projection = config.tensors().into_iter().find(|spec| spec.name.ends_with("q_proj.weight")).unwrap();
+        assert!(source.groups(&projection, 0..1).is_err());
+        // The model's memory holds them as they are.
+        let formats = Formats { table: DenseFormat::groups(DType::I8, 32), ..Formats::PLAIN };
+        let model = Model::with_formats(&config, Form::Run, formats, 16);
+        model.load(&cpu::open(), &source).unwrap();
+        let whole = Model::new(&config, Form::Run, 16).bytes();
+        let elements = (2 * 48 * config.hidden_size) as u64;
+        assert_eq!(whole - model.bytes(), elements * 4 - elements - elements / 16);
+    }
+
+    #[test]
+    fn other_tables_are_floats() {
+        for (tables, floats) in [(TensorType::Q4_0, DType::F32), (TensorType::F16, DType::F16)] {
+            let gguf = file(tables);
+            let config = read_config(&gguf).unwrap();
+            let source = FromGguf::new(&gguf, &config).unwrap();
+            for spec in config.tensors().into_iter().filter(is_table) {
+                assert_eq!(source.stored(&spec).unwrap(), Stored::Floats(floats));
+                assert!(source.groups(&spec, 0..1).is_err());
+            }
         }
     }
 }
