@@ -68,6 +68,23 @@ fn every_type_of_embedding_is_written_and_read() {
 }
 
 #[test]
+fn a_window_is_written_on_request() {
+    let (mistral, out) = (fixture("mistral_swa"), tempdir().unwrap());
+    let (file, back) = (out.path().join("m.gguf"), out.path().join("back"));
+    let arguments = ["convert", name(mistral.path()), name(&file), "--type", "f32", "--embedding", "f32"];
+    let output = on_cpu(&arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("window") && said.contains("--unheeded"), "{said}");
+    succeeds(&[&arguments[..], &["--unheeded"]].concat());
+    succeeds(&["convert", name(&file), name(&back)]);
+    let window = |folder: &Path| {
+        let json = fs::read(folder.join("config.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["sliding_window"].clone()
+    };
+    assert!(window(&back).is_u64() && window(&back) == window(mistral.path()));
+}
+
+#[test]
 fn what_cannot_be_converted_is_said_in_one_line() {
     let (folder, out) = (folder(), tempdir().unwrap());
     let file = out.path().join("m.gguf");

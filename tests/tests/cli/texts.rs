@@ -238,6 +238,46 @@ fn a_chat_feeds_only_what_is_new() {
 }
 
 #[test]
+fn a_saved_conversation_is_gone_on_with() {
+    let (folder, files) = (with_template(TEMPLATE), tempdir().unwrap());
+    let (whole, file) = (files.path().join("whole.cache"), files.path().join("talk.cache"));
+    let chat = |more: &[&str], said: &[u8]| {
+        let output = fed(&[&["chat", name(folder.path()), "-n", "6", "--kv", "int8", "--json"], more].concat(), said);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (object(&output.stdout)["turns"].as_array().unwrap().clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let save = ["--save-cache", name(&file)];
+    let load = ["--load-cache", name(&file)];
+    let brief = ["--system", "Be brief."];
+    let (expected, _) = chat(&[&brief[..], &["--save-cache", name(&whole)]].concat(), b"The river\nover\nthe stones\n");
+    let (first, said) = chat(&[&brief[..], &save].concat(), b"The river\n");
+    assert!(first[..] == expected[..1] && said.contains("kept in"), "{said}");
+    // Written over the file that it was loaded from, and what is fed is no more than in one go.
+    let (second, said) = chat(&[save, load].concat(), b"over\n");
+    assert!(second[..] == expected[1..2] && said.contains("3 messages"), "{second:?} {expected:?} {said}");
+    let (third, _) = chat(&[save, load].concat(), b"the stones\n");
+    assert_eq!(third[..], expected[2..]);
+    assert_eq!(fs::read(&file).unwrap(), fs::read(&whole).unwrap(), "the same as in one go");
+    // Back to what it began with: the system's message is the file's.
+    let (reset, _) = chat(&load, b"/reset\nThe river\n");
+    assert_eq!(reset[0]["text"], expected[0]["text"]);
+    let (_, said) = chat(&["--save-cache", name(&files.path().join("none"))], b"");
+    assert!(said.contains("not written") && !files.path().join("none").exists(), "{said}");
+    let run = name(folder.path());
+    let here = files.path();
+    fails(&[&["chat", run, "--kv", "int8"], &load[..], &brief].concat(), here, &["talk.cache", "--system"]);
+    fails(&[&["chat", run, "--kv", "int4"], &load[..]].concat(), here, &["talk.cache", "int8"]);
+    fails(&["chat", run, "--save-cache", "nowhere/talk.cache"], here, &["nowhere", "--save-cache"]);
+    fails(&["chat", run, "--load-cache", "missing.cache"], here, &["missing.cache"]);
+    // A prompt's file spares what the conversation has in common with it.
+    let generate = ["generate", run, "The river", "--chat", "--kv", "int8", "-n", "2"];
+    succeeds(&[&generate[..], &brief, &save].concat());
+    let (warm, said) = chat(&[&brief[..], &load].concat(), b"The river\n");
+    assert!(warm[0]["text"] == expected[0]["text"] && said.contains("0 messages"), "{said}");
+    assert!(warm[0]["fed_tokens"].as_u64() < expected[0]["fed_tokens"].as_u64(), "{warm:?}");
+}
+
+#[test]
 fn chats_that_cannot_be() {
     let run = &made().run;
     fails(&["chat", name(run)], run, &["chat_template"]);

@@ -136,6 +136,10 @@ pub(crate) struct Convert {
     /// Type of embedding and head of a .gguf file
     #[arg(long, value_enum, default_value_t = TableType::F16, value_name = "TYPE")]
     pub(crate) embedding: TableType,
+    /// Write a .gguf file also where llama.cpp would not look at a sliding window, or at bounds of YaRN other than 32
+    /// and 1, and so compute other logits; this program heeds them
+    #[arg(long)]
+    pub(crate) unheeded: bool,
 }
 
 /// Type of a GGUF file's projections.

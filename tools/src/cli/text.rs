@@ -70,6 +70,13 @@ pub(crate) struct Chat {
     /// Positions of the cache: tokens of the whole conversation [default: those of the model, up to 4096]
     #[arg(short, long, value_name = "N", value_parser = sizes::count)]
     pub(crate) context: Option<usize>,
+    /// When it ends, write the conversation and what the cache holds of it, to be gone on with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save_cache: Option<PathBuf>,
+    /// Go on with the conversation that --save-cache wrote, of the same model and cache type; a file of generate
+    /// spares computing what the conversation has in common with its prompt
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load_cache: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) streaming: StreamArgs,
     #[command(flatten)]

@@ -1,10 +1,11 @@
 //! `tritter chat`: a conversation in the model's own template.
 //!
 //! The whole conversation is rendered anew each turn and compared with what the cache holds, so only what
-//! is new is fed, whatever the template does with earlier turns.
+//! is new is fed, whatever the template does with earlier turns. A conversation can be kept in a file and gone on with.
 
 use crate::cli::{Chat, Global};
 use crate::commands::generate::{ends, sampling, spell};
+use crate::commands::prompt_cache::Kept;
 use crate::device;
 use crate::open::Opened;
 use crate::output;
@@ -65,6 +66,9 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
     if sampling.temperature > 0.0 {
         eprintln!("seed: {seed}");
     }
+    let (kept, begun) = Kept::begin(args, &opened, &mut session)?;
+    // What a conversation begins with is what it goes back to.
+    let begin = if begun.messages.is_empty() { system } else { leading(&begun.messages) };
     let mut talk = Talk {
         args,
         tokenizer: &tokenizer,
@@ -73,8 +77,8 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
         sampling,
         seed,
         show: !global.json,
-        messages: system.clone(),
-        cached: Vec::new(),
+        messages: if begun.messages.is_empty() { begin.clone() } else { begun.messages },
+        cached: begun.ids,
     };
     let mut turns = Vec::new();
     let mut lines = Lines::new();
@@ -83,16 +87,23 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<ExitCode> {
             "" => {}
             "/quit" => break,
             "/reset" => {
-                talk.messages = system.clone();
+                talk.messages = begin.clone();
                 eprintln!("note: the conversation is forgotten");
             }
             _ => turns.extend(talk.turn(text)?),
         }
     }
+    let Talk { messages, cached, .. } = talk;
+    kept.end(&session, &messages, cached)?;
     if global.json {
         output::json(&Report { model: &args.model, device: device.label(), seed, turns })?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Messages before anybody spoke.
+fn leading(messages: &[Message]) -> Vec<Message> {
+    messages.iter().take_while(|message| message.role == "system").cloned().collect()
 }
 
 /// A conversation under way.

@@ -30,9 +30,9 @@ pub(crate) fn run(global: &Global, args: &Convert) -> Result<ExitCode> {
     let opened = Opened::new(&args.from)?;
     let report = match (&opened.file, is_gguf_name(&args.to)) {
         (Some(file), false) => {
-            if args.weights.is_some() {
+            if args.weights.is_some() || args.unheeded {
                 bail!(
-                    "--type is for a .gguf file; a folder has ternary weights packed, or floats as the file has them"
+                    "--type and --unheeded are for a .gguf file; a folder has ternary weights packed, or floats as the file has them"
                 );
             }
             to_folder(file, args)?
@@ -59,7 +59,10 @@ fn to_file(opened: &Opened, args: &Convert) -> Result<Report> {
         bail!("{} exists; nothing is overwritten, choose another name", args.to.display());
     }
     let default = if opened.config.is_ternary() { WeightType::I2S } else { WeightType::F16 };
-    let types = Types::new(weights(args.weights.unwrap_or(default)), tables(args.embedding));
+    let types = Types {
+        unheeded: args.unheeded,
+        ..Types::new(weights(args.weights.unwrap_or(default)), tables(args.embedding))
+    };
     let tokenizer = match files_of(folder)? {
         Some(files) => write_entries(&folder.join("tokenizer.json"), &files, opened.config.vocab_size)?,
         None => {
