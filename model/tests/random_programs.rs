@@ -5,7 +5,7 @@
 //! one layer, whose keys depend on their own token alone, those of a text of just these tokens in a plain f32 cache;
 //! of a deeper one those of the same text fed at once.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::tempdir;
