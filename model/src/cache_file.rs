@@ -247,7 +247,10 @@ impl Opened<'_> {
         }
         let [position, coded, floor, kept, whole] = stand;
         if position > session.capacity() {
-            return fail(format!("it holds {position} tokens, and the context is {}", session.capacity()));
+            return fail(format!(
+                "it holds {position} tokens, and the context is {}; open it with a larger one",
+                session.capacity()
+            ));
         }
         Ok(CacheImage { position, coded, floor, kept, whole, pages: Vec::new() })
     }

@@ -104,7 +104,7 @@ pub enum Error {
     /// A context beyond the positions that the model was made for.
     #[error(
         "a context of {context} tokens: the model has positions 1 to {available} (max_position_embeddings in \
-         config.json); use a shorter one, or state how to extend it (--rope linear:F, theta:X or yarn:F)"
+         config.json); use one within them, or state how to extend it (--rope linear:F, theta:X or yarn:F)"
     )]
     Positions {
         /// Positions asked for.

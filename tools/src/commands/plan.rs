@@ -140,6 +140,9 @@ impl Target<'_> {
         let pack = args.formats.weights == TernaryFormat::Auto && config.is_ternary();
         let may = May { pack, ..args.cache.may() };
         let overhead = self.overhead();
+        if args.stream && self.bytes().is_none() {
+            bail!("--stream keeps what fits and brings in the rest: give --memory-limit, --device-memory or --device");
+        }
         let stream = args.stream.then(|| streaming::way(self.device));
         let room = Room { budget: self.bytes(), overhead, stream };
         let (descent, planned) = session::fit(config, asked, may, room)?;

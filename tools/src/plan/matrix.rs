@@ -112,8 +112,12 @@ fn row(args: &Plan, preset: &Preset, wanted: usize, budgets: &[(Card, u64)]) -> 
 }
 
 fn text(report: &Report) -> String {
-    let mut text =
-        format!("the longest context, up to {}, that fits with a cache in {}\n", tokens(report.context), report.kv);
+    let mut text = format!(
+        "the longest context, up to {}, that fits with a cache in {} and prompts in chunks of {}\n",
+        tokens(report.context),
+        report.kv,
+        CHUNKS[0]
+    );
     let mut heads = vec!["card", "memory", "budget"];
     heads.extend(report.models.iter().map(|model| model.model));
     let mut rows = Vec::new();

@@ -194,12 +194,17 @@ pub(crate) fn fit_on(config: &Config, device: &Device, start: Settings, may: May
     if descent.fits {
         return Ok(planned);
     }
-    let Layout { capacity, sequences, .. } = descent.settings.layout;
+    let Layout { capacity, sequences, cache, .. } = descent.settings.layout;
     let what = match sequences {
         1 => format!("a context of {capacity} tokens"),
         _ => format!("{sequences} sequences with a context of {capacity} tokens"),
     };
-    let smaller_cache = if may.shrink { "" } else { ", --kv int4 or --kv-may-shrink" };
+    let smaller_cache = match cache.kind {
+        _ if may.shrink => "",
+        CacheKind::Int2 => "",
+        CacheKind::Int4 => ", --kv int2 or --kv-may-shrink",
+        _ => ", --kv int4 or --kv-may-shrink",
+    };
     let window = if may.window.is_some() { "" } else { ", --fallback-window N" };
     let (plan, split) = (&planned.plan, planned.plan.split());
     let weights = match (split.streams(), stream) {
