@@ -6,7 +6,7 @@ pub mod translate;
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tritter_runtime::device::Caps;
-use tritter_runtime::op::{Case, Row};
+use tritter_runtime::op::{Case, Row, Size};
 use tritter_runtime::{Device, Opened, gpu};
 
 /// A device to test on, or the reason why it is absent.
@@ -43,6 +43,17 @@ impl Variant {
             Variant::Wgsl(name) => case.op.wgsl(&case.specs()).iter().any(|choice| choice.variant == *name),
             Variant::Cuda(name) => case.op.cuda(&case.specs(), caps).iter().any(|choice| choice.variant == *name),
         }
+    }
+}
+
+impl Variant {
+    /// What a device lacks that all of a row's cases need in this variant. CUDA's variants go by operands alone.
+    pub fn missing(&self, row: &Row, caps: &Caps) -> Option<&'static str> {
+        let Variant::Wgsl(name) = self else { return None };
+        let cases = [Size::Small, Size::Ragged].into_iter().flat_map(row.cases);
+        let mut choices = cases.flat_map(|case| case.op.wgsl(&case.specs())).filter(|choice| choice.variant == *name);
+        let first = choices.next()?.needs.missing(caps)?;
+        choices.all(|choice| choice.needs.missing(caps).is_some()).then_some(first)
     }
 }
 

@@ -22,11 +22,15 @@ fn trial(candidate: &Candidate, row: &'static Row) -> Option<Trial> {
         return None;
     }
     let name = format!("{}::{}", candidate.label, row.name);
+    let ignored = |why: &str| Some(Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true));
     let device = match &candidate.device {
         Ok(device) => device.clone(),
-        Err(why) => return Some(Trial::test(format!("{name} ({why})"), || Ok(())).with_ignored_flag(true)),
+        Err(why) => return ignored(why),
     };
     let variant = candidate.variant.clone();
+    if let Some(missing) = variant.as_ref().and_then(|v| v.missing(row, device.caps())) {
+        return ignored(&format!("{} has no {missing}", device.label()));
+    }
     Some(Trial::test(name, move || {
         let mut ran = 0;
         let takes =
