@@ -17,6 +17,8 @@ pub struct Candidate {
     pub device: Result<Device, String>,
     /// The one variant that is to run; `None` for what the device chooses.
     pub variant: Option<Variant>,
+    /// Whether operands are sliced, too: once is enough for a device that runs in several ways.
+    pub sliced: bool,
 }
 
 /// A kernel variant by name.
@@ -67,7 +69,7 @@ impl Candidate {
 /// The devices that whole programs run on: the CPU, the first wgpu adapter (software included), and
 /// the first CUDA card, or, without one, the kernels in the emulator.
 pub fn devices() -> Vec<Candidate> {
-    let cpu = Candidate { label: "cpu".into(), device: Ok(tritter_runtime::cpu::open()), variant: None };
+    let cpu = Candidate { label: "cpu".into(), device: Ok(tritter_runtime::cpu::open()), variant: None, sliced: true };
     vec![cpu, wgpu("wgpu", None, false), cuda(None)]
 }
 
@@ -99,7 +101,8 @@ fn opened(opened: Opened) -> Result<Device, String> {
 fn wgpu(label: &str, variant: Option<&'static str>, uniform_params: bool) -> Candidate {
     let name = variant.map(str::to_string);
     let options = gpu::Options { allow_software: true, variant: name, uniform_params, ..gpu::Options::default() };
-    Candidate { label: label.into(), device: opened(gpu::open_with(options)), variant: variant.map(Variant::Wgsl) }
+    let (device, sliced) = (opened(gpu::open_with(options)), variant.is_none());
+    Candidate { label: label.into(), device, variant: variant.map(Variant::Wgsl), sliced }
 }
 
 /// A card, or the emulator at its fastest.
@@ -109,7 +112,7 @@ fn cuda(variant: Option<&'static str>) -> Candidate {
         let options = tritter_cuda_emulator::Options { checked: false, ..Default::default() };
         opened(tritter_cuda_emulator::device(options))
     });
-    Candidate { label: "cuda".into(), device, variant: variant.map(Variant::Cuda) }
+    Candidate { label: "cuda".into(), device, variant: variant.map(Variant::Cuda), sliced: variant.is_none() }
 }
 
 /// The emulator with all its checks.
@@ -125,7 +128,8 @@ fn emulator(variant: Option<&'static str>, compute: (u32, u32)) -> Candidate {
         variant: variant.map(str::to_string),
         ..Default::default()
     };
-    Candidate { label, device: opened(tritter_cuda_emulator::device(options)), variant: variant.map(Variant::Cuda) }
+    let (device, sliced) = (opened(tritter_cuda_emulator::device(options)), variant.is_none() && compute.0 >= 9);
+    Candidate { label, device, variant: variant.map(Variant::Cuda), sliced }
 }
 
 /// A seed that no earlier run had; tests print it when they fail.

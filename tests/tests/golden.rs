@@ -44,7 +44,7 @@ fn main() {
         add("altered expectation", &[&MODELS[..], &training].concat(), altered_expectation);
         add("every altered expectation", &[&MODELS[..], &training].concat(), every_altered_expectation);
     }
-    let cpu = Candidate { label: "cpu".into(), device: Ok(tritter_runtime::cpu::open()), variant: None };
+    let cpu = Candidate { label: "cpu".into(), device: Ok(tritter_runtime::cpu::open()), variant: None, sliced: true };
     trials.extend(MODELS.map(|fixture| trial(&cpu, "every altered weight", fixture, every_altered_weight)));
     trials.extend([
         trial(&cpu, "a model alone", "llama3", a_model_alone),

@@ -27,7 +27,7 @@ fn trial(candidate: &Candidate, row: &'static Row) -> Option<Trial> {
         Ok(device) => device.clone(),
         Err(why) => return ignored(why),
     };
-    let variant = candidate.variant.clone();
+    let (variant, sliced) = (candidate.variant.clone(), candidate.sliced);
     if let Some(missing) = variant.as_ref().and_then(|v| v.missing(row, device.caps())) {
         return ignored(&format!("{} has no {missing}", device.label()));
     }
@@ -37,7 +37,7 @@ fn trial(candidate: &Candidate, row: &'static Row) -> Option<Trial> {
             |case: &Case| case.fits(device.caps()) && variant.as_ref().is_none_or(|v| v.takes(case, device.caps()));
         for case in [Size::Small, Size::Ragged].into_iter().flat_map(row.cases).filter(takes) {
             agrees(&device, &case, Placement::Aligned)?;
-            if variant.is_none() {
+            if sliced {
                 agrees(&device, &case, Placement::Sliced)?;
             }
             ran += 1;
