@@ -13,6 +13,7 @@
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -23,8 +24,9 @@ use tritter_runtime::error::bytes;
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Pages of files that may come or go between two looks without a mark being in doubt.
 const STEADY: u64 = 4 << 20;
-/// Looks without more of a change before marks are trusted: some may have come while as many went.
-const CALM: u32 = 5;
+/// Looks without more of a change before and after a mark for it to be trusted: between two looks some may have come
+/// while as many went, as in a step that streams.
+const CALM: usize = 5;
 
 /// What a measurement found.
 #[derive(Clone, Debug, Serialize)]
@@ -115,7 +117,9 @@ struct Seen {
     /// The most bytes of other pages.
     peak: u64,
     /// Looks since the pages of files changed.
-    calm: u32,
+    calm: usize,
+    /// What marks say since then, and nothing has contradicted yet.
+    pending: VecDeque<u64>,
     /// Whether the kernel's highest mark is set back at every look.
     marks: bool,
 }
@@ -140,11 +144,25 @@ impl Seen {
     }
 
     fn add(&mut self, pages: Pages) {
-        self.calm = if pages.files.abs_diff(self.files) <= STEADY { self.calm.saturating_add(1) } else { 0 };
-        let trusted = self.marks && self.calm >= CALM;
-        let between = if trusted { pages.mark.saturating_sub(pages.files.max(self.files)) } else { 0 };
-        self.peak = self.peak.max(pages.own).max(between);
+        if pages.files.abs_diff(self.files) > STEADY {
+            self.calm = 0;
+            self.pending.clear();
+        } else {
+            self.calm += 1;
+            if self.marks && self.calm > CALM {
+                self.pending.push_back(pages.mark.saturating_sub(pages.files.max(self.files)));
+            }
+        }
+        if self.pending.len() > CALM {
+            self.peak = self.peak.max(self.pending.pop_front().unwrap_or_default());
+        }
+        self.peak = self.peak.max(pages.own);
         self.files = pages.files;
+    }
+
+    /// The most until now; nothing came after the last marks that could contradict them.
+    fn so_far(&self) -> u64 {
+        self.pending.iter().fold(self.peak, |peak, &mark| peak.max(mark))
     }
 }
 
@@ -153,7 +171,7 @@ impl Watch {
     fn begin() -> Option<Watch> {
         let marks = set_back();
         let Pages { own, files, .. } = Pages::now()?;
-        let seen = Arc::new(Mutex::new(Seen { files, peak: own, calm: CALM, marks }));
+        let seen = Arc::new(Mutex::new(Seen { files, peak: own, calm: CALM, pending: VecDeque::new(), marks }));
         let (ends, end) = channel();
         let of_thread = seen.clone();
         let look = move || {
@@ -172,7 +190,7 @@ impl Watch {
             true => "growth of peak RSS without mapped files",
             false => "growth of peak RSS without mapped files, looked at each 20 ms",
         };
-        Measured { bytes: Some(seen.peak.saturating_sub(self.before)), by }
+        Measured { bytes: Some(seen.so_far().saturating_sub(self.before)), by }
     }
 }
 
@@ -225,25 +243,28 @@ mod tests {
 
     #[test]
     fn pages_of_files_are_no_part_of_a_peak_between_looks() {
-        let mut seen = Seen { files: 10, peak: 100, calm: CALM, marks: true };
+        let mut seen = Seen { files: 10, peak: 100, calm: CALM, pending: VecDeque::new(), marks: true };
         // 200 of files came; nothing else.
         seen.add(Pages { own: 100, files: 210, mark: 310 });
-        assert_eq!(seen.peak, 100);
+        assert_eq!(seen.so_far(), 100);
         // They went, and 50 others came and went with them.
         seen.add(Pages { own: 100, files: 10, mark: 360 });
-        assert_eq!(seen.peak, 150);
-        seen.add(Pages { own: 160, files: 10, mark: 180 });
-        assert_eq!(seen.peak, 170);
-        // A layer of a file came, others may have gone meanwhile: what is seen counts until all is calm.
+        assert_eq!(seen.so_far(), 150);
+        let calm = Pages { own: 100, files: 10, mark: 110 };
+        (0..CALM + 2).for_each(|_| seen.add(calm));
+        assert_eq!((seen.so_far(), seen.peak), (150, 150));
+        // In a step that streams, a layer of a file came while another went, and then one more.
+        seen.add(Pages { own: 100, files: 10, mark: 110 + STEADY * 2 });
         seen.add(Pages { own: 165, files: 10 + STEADY * 2, mark: 1000 + STEADY * 4 });
-        (1..CALM).for_each(|_| seen.add(Pages { own: 171, files: 10 + STEADY * 2, mark: 1000 + STEADY * 4 }));
-        assert_eq!(seen.peak, 171);
-        seen.add(Pages { own: 171, files: 10 + STEADY * 2, mark: 200 + STEADY * 2 });
-        assert_eq!(seen.peak, 190);
-        // Without marks it does anyway.
+        (0..CALM).for_each(|_| seen.add(Pages { own: 165, files: 10 + STEADY * 2, mark: 1000 + STEADY * 4 }));
+        assert_eq!(seen.so_far(), 165);
+        // Then nothing more comes or goes.
+        seen.add(Pages { own: 165, files: 10 + STEADY * 2, mark: 200 + STEADY * 2 });
+        assert_eq!(seen.so_far(), 190);
+        // Without marks, what is seen counts.
         seen.marks = false;
         seen.add(Pages { own: 191, files: 10 + STEADY * 2, mark: 1000 + STEADY * 4 });
-        assert_eq!(seen.peak, 191);
+        assert_eq!(seen.so_far(), 191);
     }
 
     #[test]
