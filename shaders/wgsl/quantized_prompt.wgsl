@@ -102,24 +102,3 @@ fn value_at(form: u32, place: Place, t: u32, c: u32) -> f32 {
     let value = value_parameters_of(place, t, c);
     return value_code(place, t, c) * value.x + value.y;
 }
-
-@compute @workgroup_size(256)
-fn main(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) lid: u32,
-//!if SIDE
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(num_subgroups) subgroups: u32,
-//!endif
-) {
-    let group = wid.y * groups.x + wid.x;
-    if group >= p.g * row_tiles() {
-        return;
-    }
-//!if SIDE
-    attend(group, lid, subgroup, subgroups);
-//!else
-    attend(group, lid, 0u, 1u);
-//!endif
-}

@@ -208,3 +208,24 @@ fn attend(group: u32, lid: u32, subgroup: u32, subgroups: u32) {
         lse[index] = select(NOTHING, highest[r] + log(max(sum, 1e-30)), sum > 0.0);
     }
 }
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+//!if SIDE
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+//!endif
+) {
+    let group = wid.y * groups.x + wid.x;
+    if group >= p.g * row_tiles() {
+        return;
+    }
+//!if SIDE
+    attend(group, lid, subgroup, subgroups);
+//!else
+    attend(group, lid, 0u, 1u);
+//!endif
+}
